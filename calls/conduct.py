@@ -1,0 +1,227 @@
+"""One call from its first event to its last: intent before act, written before believed.
+
+A conductor runs in a thread of its own and only there; whatever others see or want reaches it through its
+mailbox. It decides by the table (`machine.table`) and by the evidence (`machine.verdict`), not by itself.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import NamedTuple
+
+from calls.capture import Capture
+from calls.clock import Clock
+from calls.recorder import Recorder
+from calls.watch import Watch
+from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Sampling
+from machine import facts
+from machine.errors import DriverError, UnknownOutcomeError
+from machine.spec import Spec
+from machine.states import Reason, State
+from machine.units import SECOND
+from machine.verdict import Evidence, Verdict, decide, never_ran
+
+DRAIN = 2 * SECOND
+"""How long the verdict waits for output that makes no progress."""
+ABANDON = 10 * SECOND
+"""How long a silent stream is waited for after the verdict, before the container is removed."""
+
+
+class Asked(NamedTuple):
+    """Somebody wants the end: `cancel` in good order, or `kill` by a signal."""
+
+    why: facts.Literal["cancel", "kill"]
+    signal: str = "KILL"
+
+
+class Conductor:
+    """Conducts one call. Is its `driver.protocol.Watcher`."""
+
+    def __init__(
+        self,
+        uid: str,
+        spec: Spec,
+        driver: Driver,
+        sampling: Sampling,
+        recorder: Recorder,
+        capture: Capture,
+        clock: Clock,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`tell` gets progress lines for a person."""
+        self.uid = uid
+        self.spec = spec
+        self.mailbox: queue.SimpleQueue[Fact | Asked] = queue.SimpleQueue()
+        self.recorder = recorder
+        self._driver = driver
+        self._sampling = sampling
+        self._capture = capture
+        self._clock = clock
+        self._tell = tell
+        self._asked: Asked | None = None
+        self._prepare_by: int | None = None
+        self._output_ended = False
+        self._started_once = False
+        self._on_started: Callable[[], None] = lambda: None
+
+    # The watcher's side, called from any thread.
+
+    def fact(self, fact: Fact) -> None:
+        """Something happened."""
+        self.mailbox.put(fact)
+
+    def output(self, stream: int, data: bytes) -> None:
+        """Output arrived."""
+        self._capture.feed(stream, data)
+
+    def pulled(self, image: str, seconds: float, fallback: str | None) -> None:
+        """The image is here."""
+        self.recorder.apply(facts.Pulled(image=image, seconds=round(seconds, 3), fallback=fallback))
+
+    def progress(self, text: str) -> None:
+        """A line for a person who waits."""
+        self._tell(text)
+
+    def given_up(self) -> bool:
+        """Whether preparing has become pointless."""
+        return self._asked is not None or self._late()
+
+    def output_ended(self) -> None:
+        """Both streams are at their end."""
+        self._output_ended = True
+
+    def ask(self, asked: Asked) -> None:
+        """Somebody wants the end of the call. The last word counts."""
+        self._asked = asked
+        self.mailbox.put(asked)
+
+    # The call's own thread from here on.
+
+    def conduct(
+        self,
+        submitted: facts.Submitted,
+        started: Callable[[], None] = lambda: None,
+        born: Callable[[Conductor], None] = lambda _: None,
+    ) -> Verdict:
+        """Carry the call out and record it; `born` is called when it is recorded, `started` when its process runs."""
+        self._on_started = started
+        self.recorder.apply(submitted)
+        born(self)
+        if self.spec.prepare_timeout is not None:
+            self._prepare_by = self._clock.monotonic() + self.spec.prepare_timeout
+        container = None
+        try:
+            container = self._prepare()
+            verdict = self._run(container)
+        except _EndedEarly as early:
+            verdict = early.verdict
+        self.recorder.end(verdict)
+        self._clean(container)
+        return verdict
+
+    def _prepare(self) -> Container:
+        try:
+            container = self._driver.prepare(self.uid, self.spec, self)
+        except DriverError as error:
+            raise _EndedEarly(self._unprepared() or never_ran(State.ERROR, error.reason, str(error))) from error
+        made = container.preparation
+        self.recorder.apply(
+            facts.Prepared(
+                container=made.container,
+                image_id=made.image_id,
+                image_digest=made.image_digest,
+                cgroup_parent=made.cgroup_parent,
+                warnings=made.warnings,
+            )
+        )
+        return container
+
+    def _unprepared(self) -> Verdict | None:
+        """The verdict when somebody, or the time, ended the call before it started."""
+        if self._asked is not None and self._asked.why == "cancel":
+            return never_ran(State.CANCELLED, Reason.USER, "cancelled before it started")
+        if self._asked is not None:
+            return never_ran(State.KILLED, Reason.USER, "killed before it started")
+        if self._late():
+            return never_ran(State.TIMEOUT, Reason.PREPARE, "not prepared in time")
+        return None
+
+    def _late(self) -> bool:
+        return self._prepare_by is not None and self._clock.monotonic() >= self._prepare_by
+
+    def _run(self, container: Container) -> Verdict:
+        if verdict := self._unprepared():
+            return verdict
+        evidence = Evidence()
+        try:
+            beginning = container.start()
+        except UnknownOutcomeError as error:
+            evidence.error = str(error)
+            return decide(evidence)
+        except DriverError as error:
+            return never_ran(State.ERROR, error.reason, str(error))
+        evidence.started_at = beginning.engine_at
+        self._started(beginning)
+        watch = Watch(self, container, evidence, self._sampling, self._clock)
+        watch.until_the_end()
+        whole = self._drain(DRAIN, watch.take)
+        verdict = watch.verdict()
+        if whole:
+            self._keep_tails()
+        return verdict
+
+    def _started(self, beginning: Beginning) -> None:
+        timeout = self.spec.timeout
+        deadline = None if timeout is None else self._clock.wall() + timeout
+        self.recorder.apply(facts.Started(engine_at=beginning.engine_at, pid=beginning.pid, deadline=deadline))
+        self._started_once = True
+        self._on_started()
+
+    def _drain(self, patience: int, take: Callable[[Fact | Asked], None]) -> bool:
+        """Wait for the end of the output, as long as it makes progress; -> whether it came."""
+        while not self._output_ended:
+            fed = self._capture.fed
+            try:
+                take(self._clock.get(self.mailbox, patience))
+            except queue.Empty:
+                if self._capture.fed == fed and not self._capture.busy:
+                    return False
+        return True
+
+    def _after_the_end(self, item: Fact | Asked) -> None:
+        # The verdict stands; of what is still heard, only the end of the output matters.
+        self._output_ended |= isinstance(item, OutputEnded)
+
+    def _keep_tails(self) -> None:
+        for cut in self._capture.close():
+            self.recorder.apply(facts.OutputCut(stream=cut.stream, offset=cut.offset, lost=cut.lost))
+
+    def _finish_output(self) -> None:
+        since = self._clock.wall()
+        if self._started_once and not self._drain(ABANDON, self._after_the_end):
+            why = "the output stream did not end"
+            self.recorder.apply(facts.Gap(of="output", since=since, until=self._clock.wall(), why=why))
+        self._keep_tails()
+
+    def _clean(self, container: Container | None) -> None:
+        """After the verdict is durable, and only then: remove the container, and say so."""
+        error = None
+        if container is not None:
+            self._finish_output()
+            try:
+                if self.spec.keep:
+                    container.close()
+                else:
+                    container.remove()
+            except DriverError as failed:
+                error = str(failed)
+        removed = container is not None and not self.spec.keep and error is None
+        self.recorder.apply(facts.Cleaned(removed=removed, error=error))
+        self.recorder.close()
+
+
+class _EndedEarly(Exception):  # noqa: N818 - a verdict on its way, not an error
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.state)
+        self.verdict = verdict

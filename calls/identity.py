@@ -1,0 +1,60 @@
+"""Who we are: ids for calls and runners, this process as an owner, and who asks."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Literal
+
+from machine.facts import Owner, Requester
+
+
+def new_id(now_ms: int | None = None) -> str:
+    """A UUIDv7 (RFC 9562): sorts by time, made by whoever makes the call.
+
+    Ten lines, because `uuid` costs a `calls run` more time to import than these to write; Python 3.14 has it.
+    """
+    stamp = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (stamp & (2**48 - 1)) << 80 | 7 << 76 | (random >> 62 & 0xFFF) << 64 | 2 << 62 | random & (2**62 - 1)
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def owner(runner: str) -> Owner:
+    """This process, so that nobody takes another one with the same pid for it."""
+    return Owner(runner=runner, host=socket.gethostname(), boot=boot_id(), pid=os.getpid(), pid_started=started(os.getpid()))
+
+
+def requester(via: Literal["api", "cli", "interrupt", "terminate", "close"]) -> Requester:
+    """The user behind this process."""
+    return Requester(user=_user(), uid=os.getuid(), pid=os.getpid(), host=socket.gethostname(), via=via)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Changes with every boot of this host; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def started(pid: int) -> int:
+    """When a process began, in clock ticks since boot; 0 when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,257 @@
+"""The runner: carries out calls, any number at once, and records each in the ledger."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from calls.capture import Capture, PassOn
+from calls.clock import Clock, SystemClock
+from calls.conduct import Asked, Conductor
+from calls.identity import new_id, owner, requester
+from calls.options import build_spec
+from calls.recorder import Recorder
+from calls.settings import fingerprinter, ledger_path
+from driver.protocol import Driver, Labels
+from driver.pump import Pump
+from driver.sampler import Sampler
+from ledger.ledger import Ledger
+from machine import facts
+from machine.errors import CallsError, LedgerError, UsageError
+from machine.spec import Spec
+from machine.states import Kind
+from machine.verdict import Verdict
+
+MAX_CALLS = 256
+
+Via = Literal["api", "cli", "interrupt", "terminate", "close"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a call ended. The same words as `calls show`; times and samples are in the ledger, under `id`."""
+
+    id: str
+    state: str
+    reason: str
+    exit_code: int | None
+    signal: str | None
+    oom: str | None
+    never_ran: bool
+    message: str | None
+
+
+class CallFuture(Future[Call]):
+    """A call under way. `id` is known at once; the result is a `Call`, whatever became of it."""
+
+    def __init__(self, uid: str) -> None:
+        """Made by `Runner.submit`."""
+        super().__init__()
+        self.id = uid
+
+
+class Runner:
+    """Runs calls. Use it as a context manager; leaving it waits for the calls under way.
+
+    Thread-safe. Raises UsageError for a wrong option and LedgerError for an unusable ledger, both before
+    anything is done; how a call ended is a state, never an exception.
+    """
+
+    def __init__(
+        self,
+        ledger: str | Path | None = None,
+        *,
+        max_calls: int = MAX_CALLS,
+        clock: Clock | None = None,
+        drivers: Iterable[Driver] = (),
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones."""
+        if max_calls < 1:
+            raise UsageError("max_calls: must be at least 1")
+        self._pid = os.getpid()
+        self._clock = clock or SystemClock()
+        self._tell = tell
+        self._live: dict[int, Conductor] = {}
+        self._handled: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self.ledger = Ledger(ledger_path(ledger), self._obey)
+        self.id = new_id()
+        self._labels = Labels(self.ledger.id, self.id)
+        self._pump = Pump()
+        self._sampler = Sampler()
+        self._drivers: dict[str, Driver] = {driver.name: driver for driver in drivers}
+        self._slots = ThreadPoolExecutor(max_calls, thread_name_prefix="call")
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.cancel_all("close")
+        self.close()
+
+    def run(self, image: str | None, command: Iterable[str] = (), **options: Any) -> Call:
+        """Run a call to its end. The options are those of `calls run`, with underscores.
+
+        An interrupt (Ctrl-C) cancels the call, waits for its end, and is raised again.
+        """
+        future = self.submit(image, command, **options)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            self.cancel(future.id, via="interrupt")
+            future.result()
+            raise
+
+    def submit(self, image: str | None, command: Iterable[str] = (), **options: Any) -> CallFuture:
+        """Begin a call and return at once. Wrong options raise here, before anything is recorded."""
+        pass_on = options.pop("output", None)
+        return self.submit_spec(build_spec(image, command, **options), pass_on)
+
+    def submit_spec(
+        self, spec: Spec, pass_on: PassOn | None = None, started: Callable[[], None] = lambda: None
+    ) -> CallFuture:
+        """As `submit`, for a spec. `pass_on` gets (stream, bytes); `started` is called when the process runs."""
+        if self._closed or os.getpid() != self._pid:
+            raise UsageError("this runner is closed" if self._closed else "a runner cannot be used after a fork")
+        driver = self._driver(spec.driver)
+        driver.check(spec)
+        record = spec.record(fingerprinter(self.ledger.id))
+        future = CallFuture(new_id())
+        self._slots.submit(self._carry_out, future, spec, record, driver, pass_on, started)
+        return future
+
+    def cancel(self, call: str, comment: str | None = None, via: Via = "api") -> None:
+        """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first."""
+        self._request(call, Kind.CANCEL_REQUESTED, facts.CancelRequested(by=requester(via), comment=comment))
+
+    def kill(self, call: str, signal: str = "KILL", via: Via = "api") -> None:
+        """Send a call of this runner a signal. Recorded first."""
+        self._request(call, Kind.KILL_REQUESTED, facts.KillRequested(by=requester(via), signal=signal))
+
+    def cancel_all(self, via: Via = "close") -> None:
+        """Cancel every call under way."""
+        with self._lock:
+            uids = [conductor.uid for conductor in self._live.values()]
+        for uid in uids:
+            self.cancel(uid, via=via)
+
+    def close(self) -> None:
+        """Wait for the calls under way, then let go of everything. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._slots.shutdown()
+        for driver in self._drivers.values():
+            driver.close()
+        self._sampler.close()
+        self._pump.close()
+        self.ledger.close()
+
+    def _driver(self, name: str) -> Driver:
+        with self._lock:
+            if name not in self._drivers:
+                self._drivers[name] = _built_in(name, self._pump, self._labels)
+            return self._drivers[name]
+
+    def _carry_out(
+        self,
+        future: CallFuture,
+        spec: Spec,
+        record: dict[str, Any],
+        driver: Driver,
+        pass_on: PassOn | None,
+        started: Callable[[], None],
+    ) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        recorder = Recorder(self.ledger, self._clock, spec.redactor())
+        capture = Capture(spec.log_limit, spec.redactor(), self._clock.wall, recorder.output, pass_on)
+        conductor = Conductor(future.id, spec, driver, self._sampler, recorder, capture, self._clock, self._tell)
+        submitted = facts.Submitted(
+            uid=future.id, name=spec.name, image=spec.image, driver=spec.driver, spec=record, owner=owner(self.id)
+        )
+        try:
+            verdict = conductor.conduct(submitted, started, self._enlist)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
+            future.set_exception(error)
+        else:
+            future.set_result(_call(future.id, verdict))
+        finally:
+            with self._lock:
+                self._live.pop(recorder.call_id, None)
+                self._handled.pop(recorder.call_id, None)
+
+    def _enlist(self, conductor: Conductor) -> None:
+        with self._lock:
+            self._live[conductor.recorder.call_id] = conductor
+
+    def _request(self, call: str, kind: Kind, fact: facts.Fact) -> None:
+        with self._lock:
+            found = [call_id for call_id, conductor in self._live.items() if conductor.uid == call]
+        if not found:
+            return  # it has ended, or has not begun: nothing is left to stop
+        try:
+            self.ledger.append(found[0], kind, None, self._clock.wall(), None, fact.dump())
+        except LedgerError:
+            if found[0] in self._live:
+                raise
+        self._obey()
+
+    def _obey(self) -> None:
+        """Carry out what was asked for through the ledger, by us or by others. Called from any thread."""
+        with self._lock:
+            live = dict(self._live)
+        if not live:
+            return
+        try:
+            requests = self.ledger.requests(live)
+        except CallsError:
+            return  # the file cannot be read just now; the next look finds the same requests
+        for request in requests:
+            with self._lock:
+                fresh = request.seq > self._handled.get(request.call_id, 0)
+                self._handled[request.call_id] = max(request.seq, self._handled.get(request.call_id, 0))
+            if fresh:
+                live[request.call_id].ask(_asked(request.kind, request.data))
+
+
+def _asked(kind: Kind, data: str) -> Asked:
+    if kind is Kind.CANCEL_REQUESTED:
+        return Asked("cancel")
+    return Asked("kill", facts.KillRequested.model_validate_json(data).signal)
+
+
+def _built_in(name: str, pump: Pump, labels: Labels) -> Driver:
+    # Imported when used: a local call need not wait for docker-py, nor the other way round.
+    if name == "docker":
+        from driver.docker import DockerDriver
+
+        return DockerDriver(pump, labels)
+    if name == "local":
+        from driver.local import LocalDriver
+
+        return LocalDriver(pump, labels)
+    raise UsageError(f"--driver: there is no driver {name!r} (docker or local)")
+
+
+def _call(uid: str, verdict: Verdict) -> Call:
+    ended = verdict.ended
+    return Call(
+        id=uid,
+        state=str(verdict.state),
+        reason=str(ended.reason),
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        oom=ended.oom,
+        never_ran=ended.never_ran,
+        message=ended.message,
+    )

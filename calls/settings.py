@@ -1,0 +1,47 @@
+"""Where things are: the ledger and the key of its fingerprints, by the XDG base directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from machine.errors import LedgerError
+from machine.secrets import fingerprint
+
+
+def ledger_path(given: str | Path | None = None) -> Path:
+    """`given`, else CALLS_LEDGER, else $XDG_DATA_HOME/calls/ledger.db. It never depends on the current folder."""
+    chosen = given or os.environ.get("CALLS_LEDGER")
+    return Path(chosen) if chosen else _base("XDG_DATA_HOME", ".local/share") / "calls" / "ledger.db"
+
+
+def fingerprinter(ledger: str) -> Callable[[str], str]:
+    """Fingerprints of secrets for one ledger. The key stays outside the ledger, so that a copy gives nothing away."""
+
+    def of(value: str) -> str:
+        return fingerprint(_key() + ledger.encode(), value)
+
+    return of
+
+
+def _key() -> bytes:
+    path = _base("XDG_CONFIG_HOME", ".config") / "calls" / "fingerprint.key"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return path.read_bytes()
+        with os.fdopen(descriptor, "wb") as file:
+            key = os.urandom(32)
+            file.write(key)
+        return key
+    except OSError as error:
+        raise LedgerError(f"cannot keep the key of the secrets' fingerprints in {path}: {error.strerror}") from error
+
+
+def _base(variable: str, default: str) -> Path:
+    # The standard says that a relative path is to be ignored.
+    given = os.environ.get(variable, "")
+    return Path(given) if os.path.isabs(given) else Path.home() / default

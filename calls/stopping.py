@@ -1,0 +1,88 @@
+"""How a call is stopped: stop signal, grace, SIGKILL, and no giving up before that is confirmed or hopeless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from calls.alarms import Alarms
+from calls.clock import Clock
+from driver.protocol import Container
+from machine.errors import DriverError
+from machine.facts import Fact, Signalled
+from machine.units import SECOND
+from machine.verdict import Evidence, Why
+
+CONFIRM = 10 * SECOND
+"""How long the end may take to show after a SIGKILL."""
+KILLS = 5
+_RANK: dict[Why, int] = {"deadline": 1, "health": 1, "unhealthy": 1, "cancel": 2, "kill": 3}
+
+
+class Stopping:
+    """One call's way out. A stronger reason (kill over cancel over deadline) takes the place of a weaker one."""
+
+    def __init__(
+        self,
+        container: Container,
+        evidence: Evidence,
+        alarms: Alarms,
+        clock: Clock,
+        note: Callable[[Fact], object],
+        look: Callable[[], None],
+    ) -> None:
+        """`note` records each signal, `look` inspects when there was nobody to take it.
+
+        `evidence.stop` is set once a signal was delivered: what ended before is not our doing.
+        """
+        self._container = container
+        self._evidence = evidence
+        self._alarms = alarms
+        self._clock = clock
+        self._note = note
+        self._look = look
+        self._rank = 0
+        self._kills = 0
+        self.hopeless = False
+
+    def stop(self, why: Why, grace: int) -> None:
+        """Ask for the end, and force it after `grace` ns."""
+        if _RANK[why] <= self._rank:
+            return
+        self._rank = _RANK[why]
+        if grace == 0:
+            self._force(why)
+        elif self._send(why, self._container.preparation.stop_signal):
+            self._alarms.set("force", self._clock.monotonic() + grace, lambda: self._force(why))
+
+    def kill(self, signal: str) -> None:
+        """Send the one signal that was asked for; SIGKILL is confirmed."""
+        if signal == "KILL":
+            self._rank = _RANK["kill"]
+            self._force("kill")
+        elif self._send("kill", signal):
+            self._evidence.stop_signal = signal
+
+    def _force(self, why: Why) -> None:
+        self._alarms.clear("force")
+        if self._kills >= KILLS:
+            self._evidence.unconfirmed = self.hopeless = True
+            return
+        self._kills += 1
+        self._send(why, "KILL")
+        self._alarms.set("force", self._clock.monotonic() + CONFIRM, lambda: self._force(why))
+
+    def _send(self, why: Why, signal: str) -> bool:
+        error = None
+        try:
+            delivered = self._container.signal(signal)
+        except DriverError as failed:
+            delivered, error = True, str(failed)  # it may have arrived: unknown is not "no"
+        if not delivered:
+            error = "it was not running any more"
+        self._note(Signalled(signal=signal, why=why, error=error))
+        if delivered:
+            self._evidence.stop = why
+            self._evidence.stop_signal = signal
+        else:
+            self._look()
+        return delivered

@@ -1,0 +1,250 @@
+"""Watching a call that runs: every fact is noted, every alarm kept, until there is nothing left to wait for."""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calls.alarms import Alarms
+from calls.clock import Clock
+from calls.stopping import Stopping
+from driver import protocol
+from driver.protocol import Container, Observation, Sampling
+from machine import facts
+from machine.errors import DriverError
+from machine.samples import Sample
+from machine.states import State
+from machine.units import SECOND
+from machine.verdict import SIGKILL_EXIT, Evidence, Verdict, decide, signal_number
+
+if TYPE_CHECKING:
+    from calls.conduct import Asked, Conductor
+
+SETTLE = SECOND // 4
+"""How long a late fact is waited for when the exit code alone explains nothing."""
+GLANCE = 30 * SECOND
+"""How often a running call is inspected although nothing was heard: events can be lost."""
+_RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
+_NEAR = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class SampleGap(protocol.Fact):
+    """No sample came between `since` and `at`."""
+
+    since: int
+
+
+class Watch:
+    """The running part of one call, in the conductor's thread."""
+
+    def __init__(
+        self, conductor: Conductor, container: Container, evidence: Evidence, sampling: Sampling, clock: Clock
+    ) -> None:
+        """The call was started and that is recorded."""
+        self._conductor = conductor
+        self._spec = conductor.spec
+        self._recorder = conductor.recorder
+        self._container = container
+        self._evidence = evidence
+        self._sampling = sampling
+        self._clock = clock
+        self._alarms = Alarms()
+        self._stopping = Stopping(container, evidence, self._alarms, clock, self._recorder.apply, self._glance)
+        self._ended = False
+        self._gap = False
+        self._awaiting_health = False
+        self._last: Sample | None = None
+        self._last_at: int | None = None
+        self._peak = 0
+
+    def until_the_end(self) -> None:
+        """Return when the process has ended, is gone, or cannot be ended."""
+        self._arm()
+        self._watch_health()
+        while not (self._ended or self._stopping.hopeless):
+            due = self._alarms.next_due()
+            wait = None if due is None else max(0, due - self._clock.monotonic())
+            try:
+                item = self._clock.get(self._conductor.mailbox, wait)
+            except queue.Empty:
+                self._alarms.ring(self._clock.monotonic())
+            else:
+                self.take(item)
+
+    def verdict(self) -> Verdict:
+        """What the evidence says, with the totals."""
+        evidence = self._evidence
+        self._inspect_the_end()
+        self._settle()
+        totals = self._finish_sampling()
+        evidence.awaiting_health = self._recorder.state is State.HEALTH_WAIT
+        evidence.engine_lost = self._gap and "die" not in evidence.exits
+        limit = self._spec.memory
+        evidence.near_limit = bool(limit and self._last and (self._last.mem_rss_bytes or 0) >= _NEAR * limit)
+        state, ended = decide(evidence)
+        if state is State.SUCCESS and self._recorder.state is State.PAUSED:
+            self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
+        cpu = totals.cpu_total_ns if totals else None
+        return Verdict(state, ended.model_copy(update={"cpu_ns": cpu, "mem_peak_bytes": self._peak or None}))
+
+    def _arm(self) -> None:
+        now = self._clock.monotonic()
+        if self._spec.timeout is not None:
+            self._alarms.set("deadline", now + self._spec.timeout, lambda: self._stop("deadline"))
+        self._alarms.set("glance", now + GLANCE, self._glance)
+        if self._spec.sample is not None:
+            self._container.observe(self._sampling, self._spec.sample, self._sample)
+
+    def _stop(self, why: facts.Literal["deadline", "health", "unhealthy", "cancel"]) -> None:
+        self._stopping.stop(why, self._spec.stop_timeout)
+
+    def _watch_health(self) -> None:
+        check = self._container.preparation.health
+        if check is None:
+            return
+        limit = self._spec.health_limit(check.interval, check.timeout, check.retries, check.start_period)
+        self._recorder.apply(facts.HealthAwaited(limit=limit))
+        self._awaiting_health = True
+        self._alarms.set("health", self._clock.monotonic() + limit, lambda: self._stop("health"))
+
+    def take(self, item: protocol.Fact | Asked) -> None:
+        """Note one thing that was seen or asked for."""
+        match item:
+            case protocol.Died():
+                self._evidence.exits[item.source] = item.exit_code
+                self._evidence.death_signal = item.signal
+                self._ended = True
+            case protocol.Destroyed():
+                self._evidence.destroyed = self._ended = True
+            case protocol.OomKilled():
+                self._note_oom(item)
+            case protocol.ForeignSignal():
+                if self._evidence.external_signal is None or not item.stop:
+                    self._evidence.external_signal = item.signal
+                self._evidence.external_stop |= item.stop
+            case protocol.HealthStatus():
+                self._health(item.status)
+            case protocol.Froze() if self._recorder.state in (State.RUNNING, State.HEALTH_WAIT):
+                self._recorder.apply(facts.Paused())
+            case protocol.Thawed() if self._recorder.state is State.PAUSED:
+                self._recorder.apply(facts.Resumed())
+                if self._awaiting_health:
+                    self._watch_health()
+            case protocol.OutputEnded():
+                self._conductor.output_ended()
+                self._alarms.set("glance", self._clock.monotonic() + SETTLE, self._glance)
+            case protocol.Unwatched():
+                self._unwatched(item)
+            case SampleGap():
+                self._recorder.apply(facts.Gap(of="samples", since=item.since, until=item.at, why="no sample in time"))
+            case protocol.Fact():
+                pass  # a pause of what is paused already, and the like
+            case _:
+                self._obey(item)
+
+    def _obey(self, asked: Asked) -> None:
+        if asked.why == "cancel":
+            self._stop("cancel")
+        else:
+            self._stopping.kill(asked.signal)
+
+    def _note_oom(self, fact: protocol.OomKilled) -> None:
+        if fact.source not in self._evidence.oom:
+            self._recorder.apply(facts.OomSeen(source=fact.source))
+        self._evidence.oom.add(fact.source)
+
+    def _health(self, status: str) -> None:
+        output = None
+        if status == "unhealthy":
+            seen = self._look()
+            output = seen.health_output if seen else None
+        if self._recorder.state is State.HEALTH_WAIT and status == "healthy":
+            self._awaiting_health = False
+            self._alarms.clear("health")
+            self._recorder.apply(facts.Healthy())
+        else:
+            self._recorder.apply(facts.HealthChanged(status=status, output=output))
+        if status == "unhealthy":
+            self._stop("unhealthy")
+
+    def _unwatched(self, fact: protocol.Unwatched) -> None:
+        self._gap = True
+        self._recorder.apply(facts.Gap(of="events", since=fact.since, until=fact.at, why=fact.why))
+        self._glance()
+
+    def _glance(self) -> None:
+        """Look for ourselves: what an event would have told may have been lost."""
+        self._alarms.set("glance", self._clock.monotonic() + GLANCE, self._glance)
+        seen = self._look()
+        if seen is None:
+            self._alarms.set("glance", self._clock.monotonic() + SECOND, self._glance)
+        elif seen.status in ("exited", "gone"):
+            self._ended = True
+        elif seen.health == "healthy" and self._awaiting_health and self._recorder.state is State.HEALTH_WAIT:
+            self._health("healthy")
+        elif seen.health == "unhealthy" and self._evidence.stop is None:
+            self._health("unhealthy")
+
+    def _look(self) -> Observation | None:
+        try:
+            return self._container.inspect()
+        except DriverError as error:
+            self._evidence.error = str(error)
+            return None
+
+    def _inspect_the_end(self) -> None:
+        """The record behind the event: its exit code, the engine's times, the OOM flag."""
+        for pause in _RETRIES:
+            self._wait(pause)
+            seen = self._look()
+            if seen is None or (seen.status in ("running", "paused") and not self._stopping.hopeless):
+                continue
+            self._evidence.error = seen.error
+            if seen.exit_code is not None:
+                self._evidence.exits["inspect"] = seen.exit_code
+            self._evidence.started_at = seen.started_at or self._evidence.started_at
+            self._evidence.finished_at = seen.finished_at
+            if seen.oom_killed:
+                self._evidence.oom.add("inspect")
+            return
+
+    def _settle(self) -> None:
+        """Wait a moment for a late fact where the code alone is ambiguous: 137, or a signal that does not fit."""
+        seen = self._evidence
+        foreign = seen.external_signal and seen.exit_code != 128 + signal_number(seen.external_signal)
+        puzzling = seen.exit_code == SIGKILL_EXIT and not (seen.oom or seen.stop or seen.external_signal)
+        removing = seen.external_signal and self._recorder.state is State.HEALTH_WAIT and not seen.destroyed
+        if (foreign and not seen.external_stop and seen.stop is None) or puzzling or removing:
+            self._wait(SETTLE)
+
+    def _wait(self, span: int) -> None:
+        until = self._clock.monotonic() + span
+        while (left := until - self._clock.monotonic()) > 0:
+            try:
+                self.take(self._clock.get(self._conductor.mailbox, left))
+            except queue.Empty:
+                return
+
+    # Samples: `_sample` is called by the sampler's thread.
+
+    def _sample(self, at: int, sample: Sample) -> None:
+        interval = self._spec.sample or SECOND
+        if self._last_at is not None and at - self._last_at > 2 * interval:
+            self._conductor.fact(SampleGap(at, self._last_at))
+        self._recorder.sample(at, sample)
+        self._last, self._last_at = sample, at
+        self._peak = max(self._peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
+
+    def _finish_sampling(self) -> Sample | None:
+        if self._spec.sample is None:
+            return None
+        final = self._container.totals()
+        if final is not None:
+            self._sample(self._clock.wall(), final)
+        self._wait(0)
+        if lost := self._recorder.dropped():
+            now = self._clock.wall()
+            self._recorder.apply(facts.Gap(of="samples", since=now, until=now, why="the queue was full", lost=lost))
+        return final or self._last

@@ -1,0 +1,205 @@
+"""Samples straight from the kernel's control groups, version 1 and 2.
+
+Reading the files costs a tenth of a millisecond a sample and loses none at 200 calls, where the engine's
+own stream, which visits all containers in turn, lost 43 % (docs/architecture.md). Each call has a parent
+group of its own: its counters outlive the container, so that totals are exact even for `true`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine.samples import Sample
+
+_V1 = ("cpu", "cpuacct", "memory", "blkio", "pids")
+_UNLIMITED = 2**60  # version 1 writes "no limit" as the largest multiple of a page
+_GAUGES = ("mem_usage_bytes", "mem_rss_bytes", "mem_cache_bytes", "pids")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounts:
+    """Where control groups are mounted: a folder for each controller (version 1), or one for all (version 2)."""
+
+    v1: Mapping[str, Path]
+    v2: Path | None
+    hierarchies: frozenset[Path]
+
+    @property
+    def version(self) -> int:
+        """1 or 2; 0 when neither is there."""
+        return 1 if "memory" in self.v1 else 2 if self.v2 else 0
+
+    def folders(self, group: str) -> dict[str, Path]:
+        """The folder of `group` for each controller that is read."""
+        group = group.lstrip("/")
+        if self.version == 1:
+            return {name: self.v1[name] / group for name in _V1 if name in self.v1}
+        return dict.fromkeys(_V1, self.v2 / group) if self.v2 else {}
+
+    def remove(self, group: str) -> None:
+        """Remove an empty group from every hierarchy; one that is not there, or not ours to remove, is left."""
+        for place in self.hierarchies:
+            try:
+                os.rmdir(place / group.lstrip("/"))
+            except OSError:
+                continue
+
+
+def mounts(mountinfo: str | None = None) -> Mounts:
+    """Where this host mounts control groups, from /proc/self/mountinfo (or its text)."""
+    text = _read("/proc/self/mountinfo") or "" if mountinfo is None else mountinfo
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    hierarchies: set[Path] = set()
+    for line in text.splitlines():
+        left, _, right = line.partition(" - ")
+        place, kind = Path(left.split()[4]), right.split()
+        if kind[0] in ("cgroup", "cgroup2"):
+            hierarchies.add(place)
+        if kind[0] == "cgroup2":
+            v2 = place
+        elif kind[0] == "cgroup":
+            v1 |= {name: place for name in kind[-1].split(",") if name in _V1}
+    return Mounts(v1, v2, frozenset(hierarchies))
+
+
+class CgroupMeter:
+    """Reads one group. `pid`, where known, gives the network counters of its namespace."""
+
+    def __init__(self, places: Mounts, group: str, pid: int | None = None) -> None:
+        """`group` is the path below the mounts, as in /proc/PID/cgroup."""
+        read = _read_v1 if places.version == 1 else _read_v2
+        self._read: Callable[[dict[str, str]], Sample | None] = read
+        self._folders = {name: str(path) for name, path in places.folders(group).items()}
+        self._net = f"/proc/{pid}/net/dev" if pid else None
+
+    @property
+    def visible(self) -> bool:
+        """Whether the group can be seen from here: not so for an engine on another machine."""
+        return "memory" in self._folders and os.path.isdir(self._folders["memory"])
+
+    def read(self) -> Sample | None:
+        """A reading, None when the group is gone."""
+        sample = self._read(self._folders)
+        if sample is None or self._net is None:
+            return sample
+        received, sent = network(_read(self._net))
+        return sample._replace(net_rx_bytes=received, net_tx_bytes=sent)
+
+    def totals(self) -> Sample | None:
+        """As `read`, for a group whose processes are gone: counters and the peak, no gauges."""
+        sample = self._read(self._folders)
+        return sample and sample._replace(**dict.fromkeys(_GAUGES))
+
+    def oom_kills(self) -> int | None:
+        """How many processes of the group and below were killed for memory (version 2; None on version 1)."""
+        return _table(_read(f"{self._folders.get('memory', '')}/memory.events")).get("oom_kill")
+
+
+def _read_v1(folders: dict[str, str]) -> Sample | None:
+    memory = _table(_read(f"{folders.get('memory', '')}/memory.stat"))
+    if not memory:
+        return None
+    cpu = folders.get("cpuacct", "")
+    user, kernel = _number(f"{cpu}/cpuacct.usage_user"), _number(f"{cpu}/cpuacct.usage_sys")
+    usage = _number(f"{folders['memory']}/memory.usage_in_bytes")
+    limit = memory.get("hierarchical_memory_limit")
+    read, written = _v1_bytes(_read(f"{folders.get('blkio', '')}/blkio.throttle.io_service_bytes_recursive"))
+    return Sample(
+        cpu_total_ns=_number(f"{cpu}/cpuacct.usage") if user is None or kernel is None else user + kernel,
+        cpu_user_ns=user,
+        cpu_kernel_ns=kernel,
+        throttled_ns=_table(_read(f"{folders.get('cpu', '')}/cpu.stat")).get("throttled_time"),
+        mem_usage_bytes=_less(usage, memory.get("total_inactive_file")),
+        mem_rss_bytes=memory.get("total_rss"),
+        mem_cache_bytes=memory.get("total_cache"),
+        mem_limit_bytes=limit if limit is not None and limit < _UNLIMITED else None,
+        mem_peak_bytes=_number(f"{folders['memory']}/memory.max_usage_in_bytes"),
+        disk_read_bytes=read,
+        disk_write_bytes=written,
+        pids=_number(f"{folders.get('pids', '')}/pids.current"),
+    )
+
+
+def _read_v2(folders: dict[str, str]) -> Sample | None:
+    folder = folders.get("memory", "")
+    cpu = _table(_read(f"{folder}/cpu.stat"))
+    if not cpu:
+        return None
+    memory = _table(_read(f"{folder}/memory.stat"))
+    read, written = _v2_bytes(_read(f"{folder}/io.stat"))
+    return Sample(
+        cpu_total_ns=_times(cpu.get("usage_usec"), 1000),
+        cpu_user_ns=_times(cpu.get("user_usec"), 1000),
+        cpu_kernel_ns=_times(cpu.get("system_usec"), 1000),
+        throttled_ns=_times(cpu.get("throttled_usec"), 1000),
+        mem_usage_bytes=_less(_number(f"{folder}/memory.current"), memory.get("inactive_file")),
+        mem_rss_bytes=memory.get("anon"),
+        mem_cache_bytes=memory.get("file"),
+        mem_limit_bytes=_number(f"{folder}/memory.max"),
+        mem_peak_bytes=_number(f"{folder}/memory.peak"),
+        disk_read_bytes=read,
+        disk_write_bytes=written,
+        pids=_number(f"{folder}/pids.current"),
+    )
+
+
+def network(table: str | None) -> tuple[int | None, int | None]:
+    """Bytes received and sent, summed over the interfaces of /proc/PID/net/dev; None with none but loopback."""
+    rows = [line.split(":", 1) for line in (table or "").splitlines() if ":" in line]
+    counts = [values.split() for name, values in rows if name.strip() != "lo"]
+    if not counts:
+        return None, None
+    return sum(int(row[0]) for row in counts), sum(int(row[8]) for row in counts)
+
+
+def _read(path: str) -> str | None:
+    # Plain system calls: at 200 calls a second this function is most of what sampling costs.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(descriptor, 65536).decode()
+    except OSError:
+        return None  # the group vanished in between
+    finally:
+        os.close(descriptor)
+
+
+def _number(path: str) -> int | None:
+    text = (_read(path) or "").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _table(text: str | None) -> dict[str, int]:
+    words = (text or "").split()
+    if len(words) % 2:
+        return {}
+    return {key: int(value) for key, value in zip(words[::2], words[1::2], strict=True) if value.isdecimal()}
+
+
+def _less(total: int | None, part: int | None) -> int | None:
+    return None if total is None else max(0, total - (part or 0))
+
+
+def _times(value: int | None, factor: int) -> int | None:
+    return None if value is None else value * factor
+
+
+def _v1_bytes(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    rows = [line.split() for line in text.splitlines()]
+    return sum(int(row[2]) for row in rows if row[1] == "Read"), sum(int(row[2]) for row in rows if row[1] == "Write")
+
+
+def _v2_bytes(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    pairs = [word.split("=") for word in text.split() if "=" in word]
+    return sum(int(v) for k, v in pairs if k == "rbytes"), sum(int(v) for k, v in pairs if k == "wbytes")
+

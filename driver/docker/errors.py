@@ -1,0 +1,80 @@
+"""docker-py's and requests' errors become ours here, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker.errors
+import requests.exceptions
+
+from machine.errors import DriverError, UnknownOutcomeError
+from machine.states import Reason
+
+_NO_ENGINE = (ConnectionRefusedError, FileNotFoundError, PermissionError, NotADirectoryError)
+
+_PULL = (
+    (r"unauthorized|denied|authentication|no basic auth|forbidden", Reason.PULL_DENIED),
+    (r"no such host|dial tcp|timeout|connection refused|tls|x509|EOF|unreachable|server gave HTTP", Reason.PULL_UNREACHABLE),
+    (r"not found|manifest unknown|no such image|does not exist", Reason.PULL_MISSING),
+)
+_START = (
+    (r"permission denied|is a directory|exec format error", Reason.START_NOT_EXECUTABLE),
+    (r"executable file not found|no such file or directory", Reason.START_NOT_FOUND),
+)
+
+
+@contextmanager
+def speaking(reason: Reason) -> Iterator[None]:
+    """Around a request: a refusal becomes DriverError(reason), no answer becomes UnknownOutcomeError."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise DriverError(_refined(reason, words(error)), words(error)) from error
+    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+        root = _root(error)
+        if isinstance(root, _NO_ENGINE) or isinstance(error, requests.exceptions.ConnectTimeout):
+            raise DriverError(Reason.ENGINE_UNAVAILABLE, f"the Docker Engine does not answer: {plain(root)}") from error
+        if isinstance(error, requests.exceptions.RequestException | OSError):
+            raise UnknownOutcomeError(reason, f"no answer from the Docker Engine: {plain(root)}") from error
+        raise DriverError(reason, plain(error)) from error
+
+
+def words(error: docker.errors.APIError) -> str:
+    """The engine's own words, on one line, without the JSON and HTTP around them."""
+    return " ".join(str(error.explanation or error).split())
+
+
+def plain(error: BaseException) -> str:
+    """An error as one line for a person."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
+def pull_reason(message: str) -> Reason:
+    """Which verdict a failed pull leads to."""
+    return _match(_PULL, message, Reason.PULL_FAILED)
+
+
+def _refined(reason: Reason, message: str) -> Reason:
+    if reason is Reason.START_REFUSED:
+        return _match(_START, message, reason)
+    if reason is Reason.PULL_FAILED:
+        return pull_reason(message)
+    return reason
+
+
+def _match(table: tuple[tuple[str, Reason], ...], message: str, otherwise: Reason) -> Reason:
+    return next((reason for pattern, reason in table if re.search(pattern, message, re.IGNORECASE)), otherwise)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost cause: requests and urllib3 wrap the operating system's error several times, as arguments."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = [item for item in error.args if isinstance(item, BaseException)]
+        error = next(iter(inner), None) or getattr(error, "reason", None) or error.__cause__ or error.__context__ or error
+        if not isinstance(error, BaseException):
+            break
+    return error

@@ -1,0 +1,299 @@
+"""A call as a process of this host: no image, no isolation, the same record.
+
+The process leads a session and a process group of its own. Its end is awaited without taking it: while
+it is a zombie its number cannot pass to another process, so that neither a signal nor the end of what is
+left of its group can hit a stranger. Only then does wait4 take it, with its exact usage. A descendant
+that calls setsid leaves the group: it outlives the call and may hold its output open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal as signals
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from driver import protocol as facts
+from driver.local_meter import ProcessMeter, own_peak, totals
+from driver.protocol import Beginning, Labels, Observation, Preparation, Sampling, Sink, Watcher
+from driver.pump import Pump
+from machine.errors import DriverError, SpecError, UnknownOutcomeError
+from machine.samples import Sample
+from machine.spec import Spec
+from machine.states import Reason
+from machine.verdict import signal_number
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
+
+HONOURED = frozenset(("driver", "command", "name", "env", "secret", "label", "workdir", "interactive"))
+HONOURED |= {"stop_signal", "stop_timeout", "timeout", "prepare_timeout", "sample", "log_limit", "keep"}
+"""The options of a spec that mean something for a process of this host."""
+
+_CHUNK = 64 * 1024
+_KILL_SECONDS = 5.0
+_REFUSALS = {
+    errno.ENOENT: (Reason.START_NOT_FOUND, "no such file or command"),
+    errno.ENOTDIR: (Reason.START_NOT_FOUND, "no such file or command"),
+    errno.EACCES: (Reason.START_NOT_EXECUTABLE, "permission denied"),
+    errno.EPERM: (Reason.START_NOT_EXECUTABLE, "not permitted"),
+    errno.ENOEXEC: (Reason.START_NOT_EXECUTABLE, "exec format error"),
+}
+
+
+class LocalDriver:
+    """Processes of this host."""
+
+    name = "local"
+
+    def __init__(self, pump: Pump, labels: Labels, now: Callable[[], int] = time.time_ns) -> None:
+        """`pump` reads the output and outlives the driver; `now` is the clock of the facts (ns, UTC)."""
+        self.pump = pump
+        self.now = now
+        self._labels = labels
+        self._containers: WeakValueDictionary[str, LocalContainer] = WeakValueDictionary()
+
+    def check(self, spec: Spec) -> None:
+        """SpecError without a command, with an image, or for what only an engine can do."""
+        spec.require(HONOURED, self.name)
+        if not spec.command:
+            raise SpecError("command", "no command given")
+
+    def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> LocalContainer:
+        """Look whether the working directory is there. A call prepared before keeps its container."""
+        # Not Path.is_dir: it raises where it may not look.
+        if spec.workdir is not None and not os.path.isdir(spec.workdir):  # noqa: PTH112
+            raise DriverError(Reason.CREATE_REFUSED, f"{spec.workdir}: no such folder")
+        return self._containers.setdefault(uid, LocalContainer(self, uid, spec, watcher))
+
+    def environment(self, uid: str, spec: Spec) -> dict[str, str]:
+        """Our own environment, the call's labels (`CALL_LEDGER_CALL` and so on), and what the spec sets."""
+        ours = {key: value for key, value in self._labels.of(uid).items() if key.startswith(Labels.PREFIX)}
+        marks = {key.upper().translate(str.maketrans("-.", "__")): value for key, value in ours.items()}
+        return {**os.environ, **marks, **spec.env}
+
+    def describe(self) -> dict[str, Any]:
+        """For `calls doctor`: a host is always there."""
+        return {"driver": self.name, "isolation": "none", "samples": "psutil", "totals": True}
+
+    def close(self) -> None:
+        """Let go of all containers; the processes go on. Idempotent."""
+        for container in list(self._containers.values()):
+            container.close()
+
+
+class LocalContainer:
+    """See `driver.protocol.Container`. Made by `LocalDriver.prepare`."""
+
+    def __init__(self, driver: LocalDriver, uid: str, spec: Spec, watcher: Watcher) -> None:
+        """Nothing runs yet."""
+        self.preparation = Preparation(container=f"local:{uid}", stop_signal=spec.stop_signal or "TERM")
+        self._driver = driver
+        self._uid = uid
+        self._spec = spec
+        self._watcher = watcher
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._beginning: Beginning | None = None
+        self._end: facts.Died | facts.Unwatched | None = None
+        self._ended = threading.Event()
+        self._removed = False
+        self._usage: struct_rusage | None = None
+        self._parent_peak = 0
+        self._streams: list[_Stream] = []
+        self._open_streams = 0
+        self._meter: ProcessMeter | None = None
+        self._end_sampling: Callable[[], None] = lambda: None
+
+    def start(self) -> Beginning:
+        """Start the process, once; again: the same Beginning. A refused start may be tried again."""
+        with self._lock:
+            if self._beginning is None:
+                self._process = self._spawn()
+                self._parent_peak = own_peak()  # not before: it began with at most this much of our memory
+                begun = self._driver.now()
+                self._beginning = Beginning(begun, self._process.pid)
+                self._connect(self._process, begun)
+            return self._beginning
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        spec = self._spec
+        if self._removed:
+            raise DriverError(Reason.START_REFUSED, f"{spec.command[0]}: removed before it was started")
+        try:
+            return subprocess.Popen(  # noqa: S603 - to run what was asked for is the purpose
+                spec.command,
+                bufsize=0,
+                stdin=subprocess.PIPE if spec.interactive else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=spec.workdir,
+                env=self._driver.environment(self._uid, spec),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _refusal(error, spec) from error
+
+    def _connect(self, process: subprocess.Popen[bytes], begun: int) -> None:
+        pipes = ((facts.STDOUT, process.stdout), (facts.STDERR, process.stderr))
+        self._streams = [_Stream(pipe, number, self) for number, pipe in pipes if pipe is not None]
+        self._open_streams = len(self._streams)
+        for stream in self._streams:
+            self._driver.pump.add(stream)
+        if process.stdin is not None:
+            ended = os.pidfd_open(process.pid)
+            threading.Thread(target=_feed, args=(process.stdin, ended), name="stdin", daemon=True).start()
+        threading.Thread(target=self._await_end, args=(process, begun), name="wait4", daemon=True).start()
+
+    def output(self, stream: int, data: bytes) -> None:
+        """The pump read `data`: nothing, when `stream` is at its end. One pump, one thread, no lock."""
+        if data:
+            self._watcher.output(stream, data)
+            return
+        self._open_streams -= 1
+        if not self._open_streams:
+            self._watcher.fact(facts.OutputEnded(self._driver.now()))
+
+    def _await_end(self, process: subprocess.Popen[bytes], begun: int) -> None:
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            at = self._driver.now()
+            with self._lock:
+                _kill_group(process.pid)
+                _, status, self._usage = os.wait4(process.pid, 0)
+                code = os.waitstatus_to_exitcode(status)
+                signal = -code if code < 0 else None
+                self._end = facts.Died(at, 128 + signal if signal else code, "wait4", signal)
+        except ChildProcessError:
+            why = "the process was waited for elsewhere, or SIGCHLD is ignored: its exit code is lost"
+            self._end = facts.Unwatched(self._driver.now(), begun, why)
+        process.returncode = 0  # so that subprocess does not wait for it as well; nobody reads this
+        self._ended.set()
+        self._watcher.fact(self._end)
+
+    def signal(self, name: str) -> bool:
+        """Send a signal to the process group; False when the process has ended, or was not started."""
+        with self._lock:
+            if self._process is None or self._end is not None:
+                return False
+            pid = self._process.pid
+            try:
+                # A zombie takes every signal and answers none.
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    return False
+                os.killpg(pid, signal_number(name))
+            except (ChildProcessError, ProcessLookupError):
+                return False
+            except OSError as error:
+                message = f"{name} to process {pid}: {error.strerror}"
+                raise DriverError(Reason.RUNNER_FAULT, message) from error
+            return True
+
+    def inspect(self) -> Observation:
+        """From memory; `gone` once removed, or when the exit code is lost."""
+        with self._lock:
+            begun, end = self._beginning or Beginning(), self._end
+            if self._removed or isinstance(end, facts.Unwatched):
+                return Observation("gone")
+            if end is not None:
+                return Observation("exited", end.exit_code, begun.engine_at, end.at)
+            status = "running" if self._beginning else "created"
+            return Observation(status, started_at=begun.engine_at, pid=begun.pid)
+
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+        """Sample the process and its children. One that has not started, or has ended, gives no samples."""
+        self._end_sampling()
+        with self._lock:
+            if self._process is None or self._end is not None:
+                return
+            self._meter = ProcessMeter(self._process.pid)
+        self._end_sampling = sampling.add(self._meter, interval, sink)
+
+    def totals(self) -> Sample | None:
+        """CPU time, exact, and peak memory where known, once ended; before, a reading, or None."""
+        self._end_sampling()
+        if self._usage is None:
+            return self._meter.read() if self._meter else None
+        return totals(self._usage, self._parent_peak, self._meter)
+
+    def remove(self) -> None:
+        """Kill what still lives of the process group. UnknownOutcomeError when it does not end of it."""
+        with self._lock:
+            self._removed = True
+            if self._process is not None and self._end is None:
+                _kill_group(self._process.pid)
+        if self._process is not None and not self._ended.wait(_KILL_SECONDS):
+            raise UnknownOutcomeError(Reason.LOST, f"process {self._process.pid} was killed and did not end")
+
+    def close(self) -> None:
+        """Stop sampling and reading output. A process that goes on writing gets SIGPIPE."""
+        self._end_sampling()
+        with self._lock:
+            streams, self._streams = self._streams, []
+        for stream in streams:
+            self._driver.pump.drop(stream)
+
+
+class _Stream:
+    """One pipe of output, as a source for the pump."""
+
+    def __init__(self, pipe: IO[bytes], number: int, container: LocalContainer) -> None:
+        os.set_blocking(pipe.fileno(), False)
+        self._number = number
+        self._container = container
+        self.fileno = pipe.fileno
+        self.close = pipe.close
+
+    def ready(self) -> bool:
+        """Pass on what is there; False at the end."""
+        try:
+            data = os.read(self.fileno(), _CHUNK)
+        except BlockingIOError:
+            return True
+        self._container.output(self._number, data)
+        return bool(data)
+
+
+def _feed(target: IO[bytes], ended: int) -> None:
+    """Pass our standard input on; its end closes the process' input. `ended` is the pidfd of the process."""
+    with suppress(OSError, ValueError), target:  # the process ended first, or our input was closed
+        for data in _input(ended):
+            view = memoryview(data)
+            while view:
+                view = view[target.write(view) :]
+    os.close(ended)
+
+
+def _input(ended: int) -> Iterator[bytes]:
+    try:
+        descriptor = sys.stdin.fileno()
+    except OSError:  # not a file but in memory, where nothing is waited for
+        yield sys.stdin.buffer.read()
+        return
+    # Not sys.stdin.buffer.read1(): that would take the first bytes of the next call's input after this
+    # process has ended, and hold a lock which the interpreter needs to exit.
+    poll = select.poll()
+    for each in (descriptor, ended):
+        poll.register(each, select.POLLIN)
+    while all(ready != ended for ready, _ in poll.poll()) and (data := os.read(descriptor, _CHUNK)):
+        yield data
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # gone, or another user's
+        os.killpg(pid, signals.SIGKILL)
+
+
+def _refusal(error: OSError, spec: Spec) -> DriverError:
+    if error.filename == spec.workdir != spec.command[0]:
+        return DriverError(Reason.START_REFUSED, f"{spec.workdir}: {error.strerror}")
+    reason, words = _REFUSALS.get(error.errno or 0, (Reason.START_REFUSED, str(error.strerror).lower()))
+    return DriverError(reason, f"{spec.command[0]}: {words}")

@@ -1,0 +1,234 @@
+"""What a driver is, and the facts it reports.
+
+`Driver.prepare` makes a `Container`; the runner starts it, listens, and removes it. Whatever happens in
+between reaches the runner through the call's `Watcher`, from whichever thread saw it first. Every method
+of a container is idempotent. Errors are `DriverError` (it was refused) or `UnknownOutcomeError` (no
+answer: look with `inspect`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from machine.samples import Sample
+from machine.spec import Spec
+
+STDOUT, STDERR = 1, 2
+"""The streams of output, as the engine and the ledger number them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something seen. `at`: ns since the epoch, by the clock of whoever saw it."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Died(Fact):
+    """The process ended. `signal` only where the source tells a signal from an exit code."""
+
+    exit_code: int
+    source: Literal["die", "wait4"]
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OomKilled(Fact):
+    """The kernel killed a process of the call for memory."""
+
+    source: Literal["event", "cgroup"] = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthStatus(Fact):
+    """The health status changed: `healthy`, `unhealthy` or `starting`."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignSignal(Fact):
+    """Somebody else sent a signal (`KILL`, `TERM`); `stop` when it was the end of a stop request."""
+
+    signal: str
+    stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Froze(Fact):
+    """All processes were paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thawed(Fact):
+    """All processes go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destroyed(Fact):
+    """The container is gone, removed by somebody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEnded(Fact):
+    """Both streams of output are at their end: most likely the process is, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched(Fact):
+    """Facts may have been missed from `since` until now: look with `inspect`."""
+
+    since: int
+    why: str
+
+
+class Watcher(Protocol):
+    """The runner's ear for one call. Methods may be called from any thread and return soon."""
+
+    def fact(self, fact: Fact) -> None:
+        """Something happened."""
+
+    def output(self, stream: int, data: bytes) -> None:
+        """Output arrived; may wait, so that a slow reader slows the call down and loses nothing."""
+
+    def pulled(self, image: str, seconds: float, fallback: str | None) -> None:
+        """The image was fetched, or could not be and a local one serves (`fallback` says why)."""
+
+    def progress(self, text: str) -> None:
+        """One line for a person who waits; may be dropped."""
+
+    def given_up(self) -> bool:
+        """Whether preparing has become pointless: cancelled, or its time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """The health check that is in force; nanoseconds."""
+
+    interval: int
+    timeout: int
+    retries: int
+    start_period: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What was prepared. `stop_signal` is the one in force: the spec's, the image's, or TERM."""
+
+    container: str
+    image_id: str | None = None
+    image_digest: str | None = None
+    cgroup_parent: str | None = None
+    stop_signal: str = "TERM"
+    health: HealthCheck | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Beginning(NamedTuple):
+    """The process was started: the engine's time and the process id on this host, where known."""
+
+    engine_at: int | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What `inspect` saw. Times are None for "never"."""
+
+    status: Literal["created", "running", "paused", "exited", "gone"]
+    exit_code: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    oom_killed: bool = False
+    error: str | None = None
+    health: str | None = None
+    health_output: str | None = None
+    pid: int | None = None
+
+
+Sink = Callable[[int, Sample], None]
+"""Takes a sample and its time (ns since the epoch)."""
+
+
+class Meter(Protocol):
+    """A source of samples for one call, read by the sampler."""
+
+    def read(self) -> Sample | None:
+        """Counters and gauges now, without percentages; None when the source is gone."""
+
+
+class Sampling(Protocol):
+    """The shared sampler, as drivers see it."""
+
+    def add(self, meter: Meter, interval: int, sink: Sink) -> Callable[[], None]:
+        """Read `meter` every `interval` ns into `sink`; -> a function that ends it."""
+
+
+class Container(Protocol):
+    """One prepared call."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What was prepared."""
+
+    def start(self) -> Beginning:
+        """Start it, once. Output and facts are connected before, so that nothing is missed."""
+
+    def signal(self, name: str) -> bool:
+        """Send a signal; False when there is no running process to take it."""
+
+    def inspect(self) -> Observation:
+        """The truth, as far as the source knows it."""
+
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+        """Begin sampling, from the best source there is."""
+
+    def totals(self) -> Sample | None:
+        """End sampling and read one last time: total CPU and peak memory, known even for a very short call."""
+
+    def remove(self) -> None:
+        """Remove it with what it left behind. Gone already is fine."""
+
+    def close(self) -> None:
+        """Let go of threads and sockets, not of the container."""
+
+
+class Driver(Protocol):
+    """A way to carry out calls. Thread-safe."""
+
+    name: str
+
+    def check(self, spec: Spec) -> None:
+        """SpecError for an option that this driver cannot honour, before anything is written."""
+
+    def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> Container:
+        """Make everything ready but start nothing. A container of this very call is adopted, not made twice."""
+
+    def describe(self) -> dict[str, Any]:
+        """What is there, for `calls doctor`: engine, version, where samples come from. DriverError if nothing is."""
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Whose containers these are: every container carries its ledger, runner and call."""
+
+    ledger: str
+    runner: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+    PREFIX = "call-ledger."
+
+    def of(self, uid: str) -> dict[str, str]:
+        """The labels of one call's container."""
+        return {
+            **self.extra,
+            f"{self.PREFIX}ledger": self.ledger,
+            f"{self.PREFIX}runner": self.runner,
+            f"{self.PREFIX}call": uid,
+        }

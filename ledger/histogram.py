@@ -1,0 +1,70 @@
+"""Decimation: a series of samples cut into at most `max_points` buckets, by count.
+
+Cutting by count and not by time means that gaps, bursts, equal and reversed times cost no resolution:
+every sample is in exactly one bucket, order is kept, and sizes differ by at most one. Where the length
+is a multiple of `max_points` and the samples are regular, these are the bins that Fn's `Decimate` makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+MAX_POINTS = 240
+
+Point = tuple[int, Mapping[str, float | None] | None]
+"""(time in ns, {metric: value or None})."""
+
+
+class Summary(NamedTuple):
+    """One metric in one bucket. `count` is how many samples had a value; counters are read by `last`."""
+
+    count: int
+    min: float
+    mean: float
+    max: float
+    last: float
+
+
+class Bucket(NamedTuple):
+    """`count` samples in a row, from the first's time to the last's; metrics that had no value are absent."""
+
+    t_first: int
+    t_last: int
+    count: int
+    metrics: dict[str, Summary]
+
+
+def decimate(samples: Iterable[Point], max_points: int = MAX_POINTS) -> list[Bucket]:
+    """`samples` in order -> exactly min(n, max_points) buckets (none when max_points is not positive).
+
+    Bucket i of k holds samples i*n//k up to (i+1)*n//k. A value that is None or not finite is absent.
+    """
+    series = list(samples)
+    count, buckets = len(series), min(len(series), max(max_points, 0))
+    return [_bucket(series[i * count // buckets : (i + 1) * count // buckets]) for i in range(buckets)]
+
+
+def _bucket(points: Sequence[Point]) -> Bucket:
+    values: dict[str, list[float]] = {}
+    for _, metrics in points:
+        for name, value in (metrics or {}).items():
+            if value is not None and math.isfinite(value):
+                values.setdefault(name, []).append(value)
+    summaries = {name: _summary(found) for name, found in values.items()}
+    return Bucket(points[0][0], points[-1][0], len(points), summaries)
+
+
+def _summary(values: list[float]) -> Summary:
+    return Summary(len(values), min(values), _mean(values), max(values), values[-1])
+
+
+def _mean(values: list[float]) -> float:
+    count = len(values)
+    if all(isinstance(value, int) for value in values):
+        return sum(values) / count  # exact: Python's integers do not wrap
+    try:
+        return math.fsum(values) / count
+    except OverflowError:
+        return math.fsum(value / count for value in values)

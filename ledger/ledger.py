@@ -1,0 +1,84 @@
+"""The ledger as the rest of the program sees it: append, never update; read what others wrote."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from ledger.append import ChunkIn, EventIn, SampleIn
+from ledger.sqlite import connect_reader, explain, scalar
+from ledger.writer import Writer
+from machine.samples import Sample
+from machine.states import Kind, State
+
+
+class Request(NamedTuple):
+    """What somebody asked of a call through the ledger."""
+
+    call_id: int
+    seq: int
+    kind: Kind
+    data: str
+
+
+class Ledger:
+    """One ledger file, open for appending. Thread-safe; several processes may have one file open."""
+
+    def __init__(self, path: str | Path, foreign: Callable[[], None] = lambda: None) -> None:
+        """Open or create `path`; `foreign` is called (in the writer's thread) after another process wrote."""
+        self.path = Path(path)
+        self._writer = Writer(self.path, foreign)
+        self._reader = connect_reader(self.path)
+        self._reading = threading.Lock()
+        self.id: str = scalar(self._reader, "SELECT value FROM meta WHERE key = 'ledger'")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def submit(self, uid: str, at: int, data: str) -> int:
+        """Begin a call; -> the id that its rows refer to. Durable on return."""
+        return self._writer.event(EventIn(None, Kind.SUBMITTED, State.PREPARING, at, None, data, uid))
+
+    def append(self, call_id: int, kind: Kind, state: State | None, at: int, elapsed_ns: int | None, data: str) -> None:
+        """Append an event. Durable on return. `state` None: a note by somebody who does not own the call."""
+        self._writer.event(EventIn(call_id, kind, state, at, elapsed_ns, data))
+
+    def sample(self, call_id: int, at: int, sample: Sample) -> bool:
+        """Append a sample, durable within a second; False when it had to be dropped."""
+        return self._writer.sample(SampleIn(call_id, at, sample))
+
+    def output(self, call_id: int, at: int, stream: int, offset: int, data: bytes) -> None:
+        """Append captured output, durable within a second."""
+        self._writer.chunk(ChunkIn(call_id, at, stream, offset, data))
+
+    def dropped(self, call_id: int) -> int:
+        """How many samples of a call could not be kept."""
+        return self._writer.dropped.get(call_id, 0)
+
+    def requests(self, call_ids: Iterable[int]) -> list[Request]:
+        """Every cancel and kill request in the log of these calls, oldest first."""
+        wanted = sorted(set(call_ids))
+        marks = ", ".join("?" * len(wanted))
+        statement = (
+            f"SELECT call_id, seq, kind, data FROM event WHERE call_id IN ({marks}) "
+            f"AND kind IN ({Kind.CANCEL_REQUESTED.code}, {Kind.KILL_REQUESTED.code}) ORDER BY id"
+        )
+        kinds = tuple(Kind)
+        with explain(self.path), self._reading:
+            rows: list[Any] = self._reader.execute(statement, wanted).fetchall()
+        return [Request(call_id, seq, kinds[kind], data) for call_id, seq, kind, data in rows]
+
+    def forget(self, call_id: int) -> None:
+        """Say that nothing more will be appended to a call by this process."""
+        self._writer.forget(call_id)
+
+    def close(self) -> None:
+        """Write what is queued and close. Idempotent."""
+        self._writer.close()
+        self._reader.close()

@@ -1,0 +1,199 @@
+"""What each kind of event carries: one model a kind, stored as JSON in `event.data`.
+
+Times are integer nanoseconds since the epoch, UTC. A field that was not observed is absent (None),
+never zero. Extra keys are refused on writing and kept out on reading older ledgers by their version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from machine.states import Kind, Reason
+
+
+class Fact(BaseModel):
+    """Base: frozen, closed, built on first use so that start-up stays short."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    kind: ClassVar[Kind]
+
+    def dump(self) -> str:
+        """The JSON text stored in the ledger: no absent fields, no blanks, keys in declared order."""
+        return self.model_dump_json(exclude_none=True)
+
+
+class Owner(BaseModel):
+    """The process that conducts a call. A pid alone proves nothing: it goes with boot and start time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    runner: str
+    host: str
+    boot: str
+    pid: int
+    pid_started: int
+
+
+class Requester(BaseModel):
+    """Who asked, as far as the operating system tells: never a secret, never a guess."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    user: str
+    uid: int
+    pid: int
+    host: str
+    via: Literal["api", "cli", "interrupt", "terminate", "close"] = "api"
+
+
+class Submitted(Fact):
+    """A call exists. `spec` is the request as recorded: secrets replaced by keyed fingerprints."""
+
+    kind = Kind.SUBMITTED
+    uid: str
+    name: str | None = None
+    image: str | None = None
+    driver: str
+    spec: dict[str, Any]
+    owner: Owner
+
+
+class Pulled(Fact):
+    """The image was fetched for this call. `fallback` says why a failed pull did not matter."""
+
+    kind = Kind.PULLED
+    image: str
+    seconds: float
+    fallback: str | None = None
+
+
+class Prepared(Fact):
+    """The container is created and has not started. `image_digest` is what will really run."""
+
+    kind = Kind.PREPARED
+    container: str
+    image_id: str | None = None
+    image_digest: str | None = None
+    cgroup_parent: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Started(Fact):
+    """The process runs. `engine_at` is the engine's StartedAt."""
+
+    kind = Kind.STARTED
+    engine_at: int | None = None
+    pid: int | None = None
+    deadline: int | None = None
+
+
+class HealthAwaited(Fact):
+    """A health check is configured: the call is not ready before it says so. `limit` in nanoseconds."""
+
+    kind = Kind.HEALTH_AWAITED
+    limit: int
+
+
+class Healthy(Fact):
+    """The health check passed."""
+
+    kind = Kind.HEALTHY
+
+
+class Paused(Fact):
+    """All processes are frozen. The deadline goes on."""
+
+    kind = Kind.PAUSED
+
+
+class Resumed(Fact):
+    """The processes go on."""
+
+    kind = Kind.RESUMED
+
+
+class Ended(BaseModel):
+    """What the five terminal kinds have in common; `machine.verdict` makes them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    reason: Reason
+    message: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    oom: Literal["certain", "likely"] | None = None
+    never_ran: bool = False
+    cpu_ns: int | None = None
+    mem_peak_bytes: int | None = None
+    evidence: dict[str, Any] = {}
+
+    def dump(self) -> str:
+        """As `Fact.dump`."""
+        return self.model_dump_json(exclude_none=True)
+
+
+class Signalled(Fact):
+    """We sent a signal, or tried: `error` is the engine's answer when it did not arrive."""
+
+    kind = Kind.SIGNALLED
+    signal: str
+    why: Literal["deadline", "health", "unhealthy", "cancel", "kill"]
+    error: str | None = None
+
+
+class CancelRequested(Fact):
+    """Somebody asked for the end, in good order: stop signal, grace, SIGKILL."""
+
+    kind = Kind.CANCEL_REQUESTED
+    by: Requester
+    comment: str | None = None
+
+
+class KillRequested(Fact):
+    """Somebody asked for a signal that ends the call."""
+
+    kind = Kind.KILL_REQUESTED
+    by: Requester
+    signal: str
+
+
+class HealthChanged(Fact):
+    """The engine's health status changed. `output` is the end of the last probe's output."""
+
+    kind = Kind.HEALTH_CHANGED
+    status: str
+    output: str | None = None
+
+
+class OomSeen(Fact):
+    """The kernel killed something in the container for memory. The call may live on."""
+
+    kind = Kind.OOM_SEEN
+    source: Literal["event", "cgroup"]
+
+
+class Gap(Fact):
+    """Nothing was observed between two instants, and why. `lost` counts what is known to be missing."""
+
+    kind = Kind.GAP
+    of: Literal["samples", "events", "output"]
+    since: int
+    until: int
+    why: str
+    lost: int | None = None
+
+
+class OutputCut(Fact):
+    """The output was longer than the log limit: `lost` bytes of its middle are not kept."""
+
+    kind = Kind.OUTPUT_CUT
+    stream: Literal["stdout", "stderr"]
+    offset: int
+    lost: int
+
+
+class Cleaned(Fact):
+    """The container is gone (`removed`), kept on purpose, or could not be removed (`error`)."""
+
+    kind = Kind.CLEANED
+    removed: bool
+    error: str | None = None

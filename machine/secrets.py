@@ -1,0 +1,77 @@
+"""Keeping secrets out of the record: which names are secret, fingerprints, and removal from text and streams."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+SECRET_NAMES = ("*TOKEN*", "*SECRET*", "*PASSWORD*", "*PASSWD*", "*KEY*", "*CREDENTIAL*")
+SHORTEST = 4
+"""Values shorter than this many bytes are not searched for in output: `1` would redact every 1."""
+MARK = "‹redacted›"
+
+
+def is_secret(name: str) -> bool:
+    """Whether an environment variable of this name is taken for a secret."""
+    return any(fnmatchcase(name.upper(), pattern) for pattern in SECRET_NAMES)
+
+
+def fingerprint(key: bytes, value: str) -> str:
+    """The same value gives the same fingerprint in one ledger; without the key it cannot be guessed at."""
+    return "hmac-sha256:" + hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+class Redactor:
+    """Replaces secret values by a mark, in text, nested data and byte streams."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        """`values` are the secrets themselves; those under SHORTEST bytes are passed over."""
+        found = {value.encode() for value in values if len(value.encode()) >= SHORTEST}
+        ordered = sorted(found, key=len, reverse=True)  # longest first: one secret may contain another
+        self._pattern = re.compile(b"|".join(map(re.escape, ordered))) if ordered else None
+        self.reach = len(ordered[0]) - 1 if ordered else 0
+
+    def clean(self, data: bytes) -> bytes:
+        """`data` without the secrets that lie wholly inside it."""
+        return self._pattern.sub(MARK.encode(), data) if self._pattern else data
+
+    def text(self, text: str) -> str:
+        """As `clean`, for text."""
+        return self.clean(text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
+
+    def data(self, value: Any) -> Any:
+        """As `clean`, for every string inside lists, tuples and dicts (keys too)."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.data(key): self.data(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.data(item) for item in value]
+        return value
+
+
+class StreamRedactor:
+    """Redacts a byte stream that arrives in pieces: a secret cut in two by a read is still found."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        """Holds back as many bytes as the longest secret could still need."""
+        self._redactor = redactor
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """What is safe to pass on so far."""
+        if not self._redactor.reach:
+            return data
+        clean = self._redactor.clean(self._held + data)
+        cut = max(0, len(clean) - self._redactor.reach)
+        self._held = clean[cut:]
+        return clean[:cut]
+
+    def close(self) -> bytes:
+        """The rest, at the end of the stream."""
+        rest, self._held = self._redactor.clean(self._held), b""
+        return rest
