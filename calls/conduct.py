@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from calls.capture import Capture
 from calls.clock import Clock
 from calls.recorder import Recorder
-from calls.watch import Watch
+from calls.watch import SampleGap, Watch
 from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Sampling
 from machine import facts
 from machine.errors import DriverError, UnknownOutcomeError
@@ -31,7 +31,7 @@ ABANDON = 10 * SECOND
 class Asked(NamedTuple):
     """Somebody wants the end: `cancel` in good order, or `kill` by a signal."""
 
-    why: facts.Literal["cancel", "kill"]
+    why: Literal["cancel", "kill"]
     signal: str = "KILL"
 
 
@@ -52,7 +52,7 @@ class Conductor:
         """`tell` gets progress lines for a person."""
         self.uid = uid
         self.spec = spec
-        self.mailbox: queue.SimpleQueue[Fact | Asked] = queue.SimpleQueue()
+        self.mailbox: queue.SimpleQueue[Fact | SampleGap | Asked] = queue.SimpleQueue()
         self.recorder = recorder
         self._driver = driver
         self._sampling = sampling
@@ -67,7 +67,7 @@ class Conductor:
 
     # The watcher's side, called from any thread.
 
-    def fact(self, fact: Fact) -> None:
+    def fact(self, fact: Fact | SampleGap) -> None:
         """Something happened."""
         self.mailbox.put(fact)
 
@@ -178,7 +178,7 @@ class Conductor:
         self._started_once = True
         self._on_started()
 
-    def _drain(self, patience: int, take: Callable[[Fact | Asked], None]) -> bool:
+    def _drain(self, patience: int, take: Callable[[Fact | SampleGap | Asked], None]) -> bool:
         """Wait for the end of the output, as long as it makes progress; -> whether it came."""
         while not self._output_ended:
             fed = self._capture.fed
@@ -189,7 +189,7 @@ class Conductor:
                     return False
         return True
 
-    def _after_the_end(self, item: Fact | Asked) -> None:
+    def _after_the_end(self, item: Fact | SampleGap | Asked) -> None:
         # The verdict stands; of what is still heard, only the end of the output matters.
         self._output_ended |= isinstance(item, OutputEnded)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from calls.clock import Clock
 from ledger.ledger import Ledger
-from machine.facts import Ended, Fact, Submitted
+from machine.facts import Ended, Fact, Submitted, dump
 from machine.lifecycle import Lifecycle
 from machine.samples import Sample
 from machine.secrets import Redactor
@@ -73,6 +70,5 @@ class Recorder:
     def _dump(self, fact: Fact | Ended) -> str:
         if not self._redactor.reach:
             return fact.dump()
-        record: dict[str, Any] = fact.model_dump(mode="json", exclude_none=True)
-        clean = {name: self._redactor.data(value) if name in _FREE_TEXT else value for name, value in record.items()}
-        return json.dumps(clean, separators=(",", ":"), ensure_ascii=False)
+        record = fact.record().items()
+        return dump({name: self._redactor.data(value) if name in _FREE_TEXT else value for name, value in record})

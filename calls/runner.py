@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from calls.capture import Capture, PassOn
 from calls.clock import Clock, SystemClock
@@ -23,7 +23,7 @@ from driver.pump import Pump
 from driver.sampler import Sampler
 from ledger.ledger import Ledger
 from machine import facts
-from machine.errors import CallsError, LedgerError, UsageError
+from machine.errors import CallsError, RefusedError, UsageError
 from machine.spec import Spec
 from machine.states import Kind
 from machine.verdict import Verdict
@@ -33,8 +33,7 @@ MAX_CALLS = 256
 Via = Literal["api", "cli", "interrupt", "terminate", "close"]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """How a call ended. The same words as `calls show`; times and samples are in the ledger, under `id`."""
 
     id: str
@@ -201,9 +200,8 @@ class Runner:
             return  # it has ended, or has not begun: nothing is left to stop
         try:
             self.ledger.append(found[0], kind, None, self._clock.wall(), None, fact.dump())
-        except LedgerError:
-            if found[0] in self._live:
-                raise
+        except RefusedError:
+            return  # it has just ended
         self._obey()
 
     def _obey(self) -> None:
@@ -227,7 +225,7 @@ class Runner:
 def _asked(kind: Kind, data: str) -> Asked:
     if kind is Kind.CANCEL_REQUESTED:
         return Asked("cancel")
-    return Asked("kill", facts.KillRequested.model_validate_json(data).signal)
+    return Asked("kill", json.loads(data)["signal"])
 
 
 def _built_in(name: str, pump: Pump, labels: Labels) -> Driver:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import queue
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from calls.alarms import Alarms
 from calls.clock import Clock
@@ -14,9 +13,10 @@ from driver.protocol import Container, Observation, Sampling
 from machine import facts
 from machine.errors import DriverError
 from machine.samples import Sample
+from machine.signals import signal_number
 from machine.states import State
 from machine.units import SECOND
-from machine.verdict import SIGKILL_EXIT, Evidence, Verdict, decide, signal_number
+from machine.verdict import SIGKILL_EXIT, Evidence, Verdict, decide
 
 if TYPE_CHECKING:
     from calls.conduct import Asked, Conductor
@@ -29,10 +29,10 @@ _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * S
 _NEAR = 0.95
 
 
-@dataclass(frozen=True, slots=True)
-class SampleGap(protocol.Fact):
-    """No sample came between `since` and `at`."""
+class SampleGap(NamedTuple):
+    """No sample came between `since` and `at`, ns since the epoch."""
 
+    at: int
     since: int
 
 
@@ -87,7 +87,7 @@ class Watch:
         if state is State.SUCCESS and self._recorder.state is State.PAUSED:
             self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
         cpu = totals.cpu_total_ns if totals else None
-        return Verdict(state, ended.model_copy(update={"cpu_ns": cpu, "mem_peak_bytes": self._peak or None}))
+        return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._peak or None))
 
     def _arm(self) -> None:
         now = self._clock.monotonic()
@@ -97,7 +97,7 @@ class Watch:
         if self._spec.sample is not None:
             self._container.observe(self._sampling, self._spec.sample, self._sample)
 
-    def _stop(self, why: facts.Literal["deadline", "health", "unhealthy", "cancel"]) -> None:
+    def _stop(self, why: Literal["deadline", "health", "unhealthy", "cancel"]) -> None:
         self._stopping.stop(why, self._spec.stop_timeout)
 
     def _watch_health(self) -> None:
@@ -109,7 +109,7 @@ class Watch:
         self._awaiting_health = True
         self._alarms.set("health", self._clock.monotonic() + limit, lambda: self._stop("health"))
 
-    def take(self, item: protocol.Fact | Asked) -> None:
+    def take(self, item: protocol.Fact | SampleGap | Asked) -> None:
         """Note one thing that was seen or asked for."""
         match item:
             case protocol.Died():
@@ -139,8 +139,8 @@ class Watch:
                 self._unwatched(item)
             case SampleGap():
                 self._recorder.apply(facts.Gap(of="samples", since=item.since, until=item.at, why="no sample in time"))
-            case protocol.Fact():
-                pass  # a pause of what is paused already, and the like
+            case protocol.Froze() | protocol.Thawed():
+                pass  # a pause of what is paused already
             case _:
                 self._obey(item)
 

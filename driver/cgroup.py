@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from machine.samples import Sample
 
@@ -19,8 +19,7 @@ _UNLIMITED = 2**60  # version 1 writes "no limit" as the largest multiple of a p
 _GAUGES = ("mem_usage_bytes", "mem_rss_bytes", "mem_cache_bytes", "pids")
 
 
-@dataclass(frozen=True, slots=True)
-class Mounts:
+class Mounts(NamedTuple):
     """Where control groups are mounted: a folder for each controller (version 1), or one for all (version 2)."""
 
     v1: Mapping[str, Path]

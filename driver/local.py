@@ -27,9 +27,9 @@ from driver.protocol import Beginning, Labels, Observation, Preparation, Samplin
 from driver.pump import Pump
 from machine.errors import DriverError, SpecError, UnknownOutcomeError
 from machine.samples import Sample
+from machine.signals import signal_number
 from machine.spec import Spec
 from machine.states import Reason
-from machine.verdict import signal_number
 
 if TYPE_CHECKING:
     from resource import struct_rusage
@@ -76,8 +76,8 @@ class LocalDriver:
 
     def environment(self, uid: str, spec: Spec) -> dict[str, str]:
         """Our own environment, the call's labels (`CALL_LEDGER_CALL` and so on), and what the spec sets."""
-        ours = {key: value for key, value in self._labels.of(uid).items() if key.startswith(Labels.PREFIX)}
-        marks = {key.upper().translate(str.maketrans("-.", "__")): value for key, value in ours.items()}
+        names = str.maketrans("-.", "__")
+        marks = {key.upper().translate(names): value for key, value in self._labels.of(uid).items()}
         return {**os.environ, **marks, **spec.env}
 
     def describe(self) -> dict[str, Any]:
@@ -143,6 +143,8 @@ class LocalContainer:
             raise _refusal(error, spec) from error
 
     def _connect(self, process: subprocess.Popen[bytes], begun: int) -> None:
+        # It is not taken before start() lets go of the lock: until then the number is its own.
+        threading.Thread(target=self._await_end, args=(process, begun), name="wait4", daemon=True).start()
         pipes = ((facts.STDOUT, process.stdout), (facts.STDERR, process.stderr))
         self._streams = [_Stream(pipe, number, self) for number, pipe in pipes if pipe is not None]
         self._open_streams = len(self._streams)
@@ -151,7 +153,6 @@ class LocalContainer:
         if process.stdin is not None:
             ended = os.pidfd_open(process.pid)
             threading.Thread(target=_feed, args=(process.stdin, ended), name="stdin", daemon=True).start()
-        threading.Thread(target=self._await_end, args=(process, begun), name="wait4", daemon=True).start()
 
     def output(self, stream: int, data: bytes) -> None:
         """The pump read `data`: nothing, when `stream` is at its end. One pump, one thread, no lock."""
@@ -193,8 +194,7 @@ class LocalContainer:
             except (ChildProcessError, ProcessLookupError):
                 return False
             except OSError as error:
-                message = f"{name} to process {pid}: {error.strerror}"
-                raise DriverError(Reason.RUNNER_FAULT, message) from error
+                raise DriverError(Reason.RUNNER_FAULT, f"SIG{name}: {error.strerror}") from error
             return True
 
     def inspect(self) -> Observation:
@@ -205,8 +205,9 @@ class LocalContainer:
                 return Observation("gone")
             if end is not None:
                 return Observation("exited", end.exit_code, begun.engine_at, end.at)
-            status = "running" if self._beginning else "created"
-            return Observation(status, started_at=begun.engine_at, pid=begun.pid)
+            if self._beginning is None:
+                return Observation("created")
+            return Observation("running", started_at=begun.engine_at, pid=begun.pid)
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
         """Sample the process and its children. One that has not started, or has ended, gives no samples."""
@@ -225,7 +226,8 @@ class LocalContainer:
         return totals(self._usage, self._parent_peak, self._meter)
 
     def remove(self) -> None:
-        """Kill what still lives of the process group. UnknownOutcomeError when it does not end of it."""
+        """Kill what still lives of the process group; close. UnknownOutcomeError when it does not end."""
+        self.close()
         with self._lock:
             self._removed = True
             if self._process is not None and self._end is None:
@@ -236,10 +238,8 @@ class LocalContainer:
     def close(self) -> None:
         """Stop sampling and reading output. A process that goes on writing gets SIGPIPE."""
         self._end_sampling()
-        with self._lock:
-            streams, self._streams = self._streams, []
-        for stream in streams:
-            self._driver.pump.drop(stream)
+        while self._streams:
+            self._driver.pump.drop(self._streams.pop())
 
 
 class _Stream:

@@ -9,7 +9,6 @@ answer: look with `inspect`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from machine.samples import Sample
@@ -19,70 +18,71 @@ STDOUT, STDERR = 1, 2
 """The streams of output, as the engine and the ledger number them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """Something seen. `at`: ns since the epoch, by the clock of whoever saw it."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Died(Fact):
+class Died(NamedTuple):
     """The process ended. `signal` only where the source tells a signal from an exit code."""
 
+    at: int
     exit_code: int
     source: Literal["die", "wait4"]
     signal: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OomKilled(Fact):
+class OomKilled(NamedTuple):
     """The kernel killed a process of the call for memory."""
 
+    at: int
     source: Literal["event", "cgroup"] = "event"
 
 
-@dataclass(frozen=True, slots=True)
-class HealthStatus(Fact):
+class HealthStatus(NamedTuple):
     """The health status changed: `healthy`, `unhealthy` or `starting`."""
 
+    at: int
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignSignal(Fact):
+class ForeignSignal(NamedTuple):
     """Somebody else sent a signal (`KILL`, `TERM`); `stop` when it was the end of a stop request."""
 
+    at: int
     signal: str
     stop: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Froze(Fact):
+class Froze(NamedTuple):
     """All processes were paused."""
 
+    at: int
 
-@dataclass(frozen=True, slots=True)
-class Thawed(Fact):
+
+class Thawed(NamedTuple):
     """All processes go on."""
 
+    at: int
 
-@dataclass(frozen=True, slots=True)
-class Destroyed(Fact):
+
+class Destroyed(NamedTuple):
     """The container is gone, removed by somebody else."""
 
+    at: int
 
-@dataclass(frozen=True, slots=True)
-class OutputEnded(Fact):
+
+class OutputEnded(NamedTuple):
     """Both streams of output are at their end: most likely the process is, too."""
 
+    at: int
 
-@dataclass(frozen=True, slots=True)
-class Unwatched(Fact):
+
+class Unwatched(NamedTuple):
     """Facts may have been missed from `since` until now: look with `inspect`."""
 
+    at: int
     since: int
     why: str
+
+
+Fact = Died | OomKilled | HealthStatus | ForeignSignal | Froze | Thawed | Destroyed | OutputEnded | Unwatched
+"""Something seen. `at`: ns since the epoch, by the clock of whoever saw it."""
 
 
 class Watcher(Protocol):
@@ -104,8 +104,7 @@ class Watcher(Protocol):
         """Whether preparing has become pointless: cancelled, or its time is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class HealthCheck:
+class HealthCheck(NamedTuple):
     """The health check that is in force; nanoseconds."""
 
     interval: int
@@ -114,8 +113,7 @@ class HealthCheck:
     start_period: int
 
 
-@dataclass(frozen=True, slots=True)
-class Preparation:
+class Preparation(NamedTuple):
     """What was prepared. `stop_signal` is the one in force: the spec's, the image's, or TERM."""
 
     container: str
@@ -134,8 +132,7 @@ class Beginning(NamedTuple):
     pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """What `inspect` saw. Times are None for "never"."""
 
     status: Literal["created", "running", "paused", "exited", "gone"]
@@ -214,21 +211,15 @@ class Driver(Protocol):
         """Let go of everything. Idempotent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
+LABEL = "call-ledger."
+
+
+class Labels(NamedTuple):
     """Whose containers these are: every container carries its ledger, runner and call."""
 
     ledger: str
     runner: str
-    extra: dict[str, str] = field(default_factory=dict)
-
-    PREFIX = "call-ledger."
 
     def of(self, uid: str) -> dict[str, str]:
         """The labels of one call's container."""
-        return {
-            **self.extra,
-            f"{self.PREFIX}ledger": self.ledger,
-            f"{self.PREFIX}runner": self.runner,
-            f"{self.PREFIX}call": uid,
-        }
+        return {f"{LABEL}ledger": self.ledger, f"{LABEL}runner": self.runner, f"{LABEL}call": uid}

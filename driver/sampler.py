@@ -7,21 +7,20 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from driver.protocol import Meter, Sink
 from machine.samples import Sample, with_rates
 
 
-@dataclass(slots=True)
 class _Subject:
-    meter: Meter
-    interval: int
-    sink: Sink
-    ended: bool = False
-    before: Sample | None = None
-    before_at: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, meter: Meter, interval: int, sink: Sink) -> None:
+        self.meter = meter
+        self.interval = interval
+        self.sink = sink
+        self.ended = False
+        self.before: Sample | None = None
+        self.before_at = 0
+        self.lock = threading.Lock()
 
 
 class Sampler:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ledger.append import ChunkIn, EventIn, SampleIn, append_chunk, append_event, append_sample, last_seq
 from ledger.sqlite import connect_writer, explain, scalar, sqlite3
-from machine.errors import LedgerError
+from machine.errors import LedgerError, RefusedError
 
 MAX_SAMPLES = 100_000
 MAX_CHUNK_BYTES = 16 * 2**20
@@ -163,7 +163,7 @@ class Writer:
 
     def _explained(self, event: EventIn, error: Exception) -> Exception:
         if isinstance(error, sqlite3.IntegrityError):
-            return LedgerError(f"the ledger refused {event.kind} for call {event.call_id or event.uid}: {error}")
+            return RefusedError(f"the ledger refused {event.kind} for call {event.call_id or event.uid}: {error}")
         try:
             with explain(self._path):
                 raise error

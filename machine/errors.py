@@ -3,16 +3,19 @@
 CallsError                      everything this program raises on purpose
 ├── UsageError                  the caller's fault: a wrong option, an unknown call
 │   ├── SpecError               one option of a call is wrong; `.option` names it
-│   └── UnknownCallError        a CALL that matches nothing, or several
+│   ├── UnknownCallError        a CALL that matches nothing
+│   │   └── AmbiguousCallError  a CALL that matches several
+│   └── CallEndedError          nothing can be asked of a call that is over
 ├── IllegalTransitionError      the table has no such rule; nothing was written
 ├── LedgerError                 the file: not a ledger, newer, read-only, full, locked
+│   └── RefusedError            the log does not take this event: the call is not where it could happen
 └── DriverError                 the engine or the host refused; `.reason` says which verdict that is
     └── UnknownOutcomeError     no answer came: it may or may not have happened
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from machine.states import Kind, Reason, State
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 class CallsError(Exception):
     """Base of all errors raised on purpose. The message is one line, for a person."""
+
+    no: ClassVar[bool] = False
+    """Whether this is an answer, "no", and not a fault: the command line says it with exit status 1, not 2."""
 
 
 class UsageError(CallsError):
@@ -37,7 +43,21 @@ class SpecError(UsageError):
 
 
 class UnknownCallError(UsageError):
-    """A CALL that names no call of the ledger, or more than one."""
+    """A CALL that names no call of the ledger."""
+
+    no = True
+
+
+class AmbiguousCallError(UnknownCallError):
+    """A CALL that names more than one call of the ledger."""
+
+    no = False
+
+
+class CallEndedError(UsageError):
+    """What was asked of a call can be done only before its end. Nothing was written."""
+
+    no = True
 
 
 class IllegalTransitionError(CallsError):
@@ -52,6 +72,10 @@ class IllegalTransitionError(CallsError):
 
 class LedgerError(CallsError):
     """The ledger file cannot be used as asked."""
+
+
+class RefusedError(LedgerError):
+    """The ledger's own rules forbid this event: the call is over, say, or somebody else has moved it."""
 
 
 class DriverError(CallsError):

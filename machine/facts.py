@@ -1,33 +1,36 @@
-"""What each kind of event carries: one model a kind, stored as JSON in `event.data`.
+"""What each kind of event carries: one record a kind, stored as JSON in `event.data`.
 
 Times are integer nanoseconds since the epoch, UTC. A field that was not observed is absent (None),
-never zero. Extra keys are refused on writing and kept out on reading older ledgers by their version.
+never zero.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from machine.record import Record
 from machine.states import Kind, Reason
 
 
-class Fact(BaseModel):
-    """Base: frozen, closed, built on first use so that start-up stays short."""
+class Fact(Record):
+    """What an event says. `dump` is what the ledger keeps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     kind: ClassVar[Kind]
 
     def dump(self) -> str:
-        """The JSON text stored in the ledger: no absent fields, no blanks, keys in declared order."""
-        return self.model_dump_json(exclude_none=True)
+        """Compact JSON: no absent fields, keys in declared order."""
+        return dump(self.record())
 
 
-class Owner(BaseModel):
+def dump(record: dict[str, Any]) -> str:
+    """A record as the ledger's JSON text."""
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False)
+
+
+class Owner(Record):
     """The process that conducts a call. A pid alone proves nothing: it goes with boot and start time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     runner: str
     host: str
     boot: str
@@ -35,10 +38,9 @@ class Owner(BaseModel):
     pid_started: int
 
 
-class Requester(BaseModel):
+class Requester(Record):
     """Who asked, as far as the operating system tells: never a secret, never a guess."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     user: str
     uid: int
     pid: int
@@ -112,10 +114,9 @@ class Resumed(Fact):
     kind = Kind.RESUMED
 
 
-class Ended(BaseModel):
+class Ended(Record):
     """What the five terminal kinds have in common; `machine.verdict` makes them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     reason: Reason
     message: str | None = None
     exit_code: int | None = None
@@ -128,7 +129,7 @@ class Ended(BaseModel):
 
     def dump(self) -> str:
         """As `Fact.dump`."""
-        return self.model_dump_json(exclude_none=True)
+        return dump(self.record())
 
 
 class Signalled(Fact):

@@ -6,11 +6,11 @@ zero counts only when a named source saw it and the container really started.
 
 from __future__ import annotations
 
-import signal as signals
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from machine.facts import Ended
+from machine.record import Record
+from machine.signals import signal_name, signal_number
 from machine.states import Reason, State
 
 Why = Literal["deadline", "health", "unhealthy", "cancel", "kill"]
@@ -34,18 +34,17 @@ class Verdict(NamedTuple):
     ended: Ended
 
 
-@dataclass(slots=True)
-class Evidence:
+class Evidence(Record):
     """What was seen of a call that ran. Facts only; `decide` draws the conclusion.
 
     `exits` maps a source ("die", "inspect", "wait4") to the exit code it reported. `stop` is why we
     stopped it, set only once a signal of ours was delivered. Times in ns, the engine's clock.
     """
 
-    exits: dict[str, int] = field(default_factory=dict)
+    exits: dict[str, int] = {}
     started_at: int | None = None
     finished_at: int | None = None
-    oom: set[str] = field(default_factory=set)
+    oom: set[str] = set()
     near_limit: bool = False
     stop: Why | None = None
     stop_signal: str | None = None
@@ -142,25 +141,3 @@ def _oom(seen: Evidence) -> Literal["certain", "likely"] | None:
     if seen.near_limit and seen.exit_code == SIGKILL_EXIT and seen.stop is None and seen.external_signal is None:
         return "likely"
     return None
-
-
-def signal_number(name: str | int) -> int:
-    """`"TERM"`, `"SIGTERM"`, `"15"` or 15 -> 15. ValueError for what is no signal."""
-    text = str(name).strip().upper()
-    if text.isdecimal():
-        number = int(text)
-        if 1 <= number <= 64:
-            return number
-    else:
-        member = signals.Signals.__members__.get(text if text.startswith("SIG") else "SIG" + text)
-        if member is not None:
-            return int(member)
-    raise ValueError(f"{name!r} is not a signal (write TERM, SIGTERM or 15)")
-
-
-def signal_name(number: int) -> str:
-    """15 -> `"TERM"`; a real-time signal without a name -> its number."""
-    try:
-        return signals.Signals(number).name.removeprefix("SIG")
-    except ValueError:
-        return str(number)

@@ -1,102 +1,26 @@
-"""The command line: `calls`. Docker's words for running, sqlite-utils' words for reading.
-
-Each command lives in a module that is imported only when the command is used, so that `calls --help` and
-`calls ps` do not wait for docker-py.
-"""
+"""The command line: `calls`. Docker's words for running, sqlite-utils' words for reading."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
-from typing import Any, NoReturn
-
-import click
-
-from machine.errors import CallsError
-
-_COMMANDS = {
-    "run": ("calls.cli.run", "Run a container call, record it, pass its exit status through."),
-    "ps": ("calls.cli.ps", "List calls."),
-    "show": ("calls.cli.show", "Show everything about a call."),
-    "events": ("calls.cli.events", "Show the event log of a call."),
-    "stats": ("calls.cli.stats", "Show the resource history of a call."),
-    "logs": ("calls.cli.logs", "Print the recorded output of a call."),
-    "wait": ("calls.cli.wait", "Wait for calls to end; print their exit codes."),
-    "kill": ("calls.cli.kill", "Send a call a signal (KILL); it ends as killed."),
-    "cancel": ("calls.cli.cancel", "End a call in good order: stop signal, grace, SIGKILL."),
-    "sql": ("calls.cli.sql", "Query the ledger, read-only."),
-    "doctor": ("calls.cli.doctor", "Say what works here: engine, samples, totals, ledger, clock."),
-}
-
-
-class _Lazy(click.Group):
-    """A group that knows the names and the one-line helps of its commands without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        import importlib
-
-        module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--ledger", "-l", metavar="FILE", help="The ledger (default: CALLS_LEDGER, else by XDG).")
-@click.version_option(package_name="call-ledger", message="calls %(version)s")
-@click.pass_context
-def cli(ctx: click.Context, ledger: str | None) -> None:
-    """The flight recorder for container calls.
-
-    A CALL is an id, a unique prefix or suffix of one, a --name, @last or @last-failed.
-    """
-    ctx.obj = ledger
+from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """The entry point: one line for every error, and no waiting for the interpreter to tidy up."""
+    """The entry point. Imports nothing that costs time: see `launch` for why."""
     gc.disable()  # a short life: collecting costs a tenth of the start-up and frees nothing
+    from calls.cli import launch
+
+    if "run" in sys.argv[1:4]:  # after `--ledger FILE` at most; a wrong guess costs a fork
+        launch.ahead()
+    from calls.cli.group import run
+
     status = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
             status = status or 1
-    os._exit(status)
-
-
-def run(arguments: list[str]) -> int:
-    """Carry out a command line; -> its exit status. 2 for wrong usage (125 in `run`), 1 for "no"."""
-    wrong = 125 if next((word for word in arguments if word in _COMMANDS), "") == "run" else 2
-    try:
-        result: Any = cli.main(arguments, prog_name="calls", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        _complain(error.format_message(), error)
-        return wrong
-    except CallsError as error:
-        _complain(str(error))
-        return wrong
-    except (KeyboardInterrupt, click.Abort):
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return result if isinstance(result, int) else 0
-
-
-def _complain(message: str, error: click.ClickException | None = None) -> None:
-    hint = ""
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        hint = f" (see {error.ctx.command_path} --help)"
-    click.echo(f"calls: {' '.join(message.split())}{hint}", err=True)
+    os._exit(status)  # without waiting for the interpreter to tidy up

@@ -33,8 +33,8 @@ from driver.protocol import (
 )
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
+from machine.signals import signal_name, signal_number
 from machine.states import Reason
-from machine.verdict import signal_name, signal_number
 
 if TYPE_CHECKING:
     from driver.docker.driver import DockerDriver

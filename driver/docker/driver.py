@@ -16,10 +16,10 @@ from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
 from driver.docker.config import create_request
 from driver.docker.container import DockerContainer
-from driver.docker.engine import connect, health_check, is_local
+from driver.docker.engine import connect, health_check, is_local, nanoseconds
 from driver.docker.errors import speaking
 from driver.docker.events import EventReader
-from driver.protocol import Labels, Preparation, Watcher
+from driver.protocol import LABEL, Labels, Preparation, Watcher
 from driver.pump import Pump
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.spec import Spec
@@ -51,7 +51,7 @@ class DockerDriver:
         """The one reader of events."""
         with self._lock:
             if self._events is None:
-                self._events = EventReader(self.client, f"{Labels.PREFIX}runner={self._labels.runner}")
+                self._events = EventReader(self.client, f"{LABEL}runner={self._labels.runner}")
             return self._events
 
     @property
@@ -167,6 +167,7 @@ class DockerDriver:
             "cgroup_driver": info.get("CgroupDriver"),
             "cgroup_version": info.get("CgroupVersion", "1"),
             "live_restore": info.get("LiveRestoreEnabled"),
+            "time": nanoseconds(info.get("SystemTime")),
             "samples": "cgroup" if self.sees_groups else "engine",
             "totals": info.get("CgroupDriver") == "cgroupfs" and os.geteuid() == 0 and self.sees_groups,
         }

@@ -1,0 +1,97 @@
+"""What the commands share: which ledger, which calls, news of them, and requests to whoever runs them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from calls.settings import ledger_path
+from ledger.read import Reader
+from machine.errors import CallEndedError, CallsError, LedgerError
+
+if TYPE_CHECKING:
+    from machine.facts import CancelRequested, KillRequested
+
+Command = Callable[..., Any]
+
+LOOK = 0.1
+"""Seconds between two looks whether somebody wrote; a look costs microseconds."""
+AGAIN = 5.0
+"""Seconds after which there is news even if nobody wrote: some things only grow old."""
+
+
+def takes_ledger(command: Command) -> Command:
+    """Let --ledger stand after the command, too. The command gets `ledger`, where the file is or would be.
+
+    Only the long form: after `run`, -l is what people know from Docker as a label.
+    """
+
+    @click.option("--ledger", metavar="FILE", help="The ledger; may stand before the command as well.")
+    @click.pass_context
+    @functools.wraps(command)
+    def placed(context: click.Context, /, ledger: str | None, **options: Any) -> Any:
+        return command(ledger=ledger_path(ledger or context.obj), **options)
+
+    return placed
+
+
+def takes_calls(command: Command) -> Command:
+    """One CALL or more, as `calls`."""
+    return click.argument("calls", nargs=-1, required=True, metavar="CALL...")(command)
+
+
+def takes_call(command: Command) -> Command:
+    """One CALL, as `call`."""
+    return click.argument("call", metavar="CALL")(command)
+
+
+def news(reader: Reader) -> Iterator[None]:
+    """Yield now, and again whenever somebody has written to the ledger or AGAIN has passed."""
+    seen, waited = None, 0.0
+    while True:
+        if (version := reader.version()) != seen or waited >= AGAIN:
+            seen, waited = version, 0.0
+            yield
+        else:
+            time.sleep(LOOK)
+            waited += LOOK
+
+
+def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillRequested) -> int:
+    """Write what is asked for into each call's log, where its runner sees it within a fifth of a second.
+
+    Prints each CALL as it was given, like `docker kill`; -> 0, or 1 or 2 when one of them could not be asked.
+    """
+    from ledger.ledger import Ledger
+
+    status = 0
+    with Reader(path) as reader, Ledger(path) as ledger:
+        for call in calls:
+            try:
+                _ask(reader, ledger.append, call, fact)
+            except CallsError as error:
+                click.echo(f"calls: {error}", err=True)
+                status = max(status, 1 if error.no else 2)
+            else:
+                click.echo(call)
+    return status
+
+
+def _ask(
+    reader: Reader, append: Callable[..., None], call: str, fact: CancelRequested | KillRequested
+) -> None:
+    call_id = reader.resolve(call)
+    try:
+        if not reader.ended(call_id):
+            append(call_id, fact.kind, None, time.time_ns(), None, fact.dump())
+            return
+    except LedgerError:
+        if not reader.ended(call_id):  # else it ended just now, and the ledger takes no more requests
+            raise
+    shown = reader.show(call_id)
+    raise CallEndedError(f"{call} has ended already: {shown['state']}/{shown['reason']}")

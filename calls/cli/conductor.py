@@ -1,0 +1,175 @@
+"""The recording process of `calls run`: conducts one call, passes its output on, ends with its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import driver.docker  # noqa: F401 - loaded while the request is still being read
+from calls.runner import Call, CallFuture, Runner
+from machine.errors import CallsError
+from machine.signals import signal_number
+from machine.spec import Spec
+
+_FAILED, _NOT_EXECUTABLE, _NOT_FOUND, _TIMED_OUT, _INTERRUPTED = 125, 126, 127, 124, 130
+_NEVER_RAN = {"start-not-executable": _NOT_EXECUTABLE, "start-not-found": _NOT_FOUND}
+_TUPLES = ("command", "secret", "volume", "tmpfs")
+
+
+def main(orders: int, answers: int) -> int:
+    """Read one order, `{ledger, spec, detach, json, terminal}`, from a descriptor; -> the exit status."""
+    with os.fdopen(orders, encoding="ascii") as pipe:
+        text = pipe.read()
+    if not text:
+        return 0
+    order: dict[str, Any] = json.loads(text)
+    asked = {name: tuple(value) if name in _TUPLES else value for name, value in order["spec"].items()}
+    spec = Spec(**asked)
+    if order["detach"]:
+        os.setsid()
+    elif not spec.interactive:
+        os.setpgid(0, 0)
+    try:
+        return _conduct(order["ledger"], spec, answers if order["detach"] else None, as_json=order["json"])
+    except CallsError as error:
+        return _complain(str(error))
+
+
+def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bool) -> int:
+    progress = _Progress(shown=answers is None and sys.stderr.isatty())
+    output = _PassOn() if answers is None else None
+    with Runner(ledger, tell=progress.show) as runner:
+
+        def started() -> None:
+            progress.clear()
+            if answers is not None:
+                _go_dark()
+                os.write(answers, f"{future.id}\n".encode())
+                os.close(answers)
+
+        future = runner.submit_spec(spec, output, started)
+        if output is not None:
+            output.gone = lambda: runner.cancel(future.id, "nobody reads the output any more", "close")
+        interrupts = _Interrupts(runner, future)
+        call = future.result()
+        progress.clear()
+    if as_json:
+        _describe(runner, call)
+    elif call.never_ran or call.reason != "exit":
+        _complain(f"{describe(call)}; calls show {call.id[-12:]}")
+    return _INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
+
+
+def _describe(runner: Runner, call: Call) -> None:
+    from ledger.read import Reader
+
+    with Reader(runner.ledger.path) as reader:
+        sys.stderr.write(json.dumps(reader.show(call.id)) + "\n")
+
+
+def _complain(message: str) -> int:
+    sys.stderr.write(f"calls: {' '.join(message.split())}\n")
+    return _FAILED
+
+
+def _go_dark() -> None:
+    """Let go of the terminal: whoever waits for our output's end must not wait for the call's."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+class _Interrupts:
+    """Ctrl-C cancels, again kills; SIGTERM and SIGHUP cancel. The call's true end is waited for."""
+
+    def __init__(self, runner: Runner, future: CallFuture) -> None:
+        self._runner = runner
+        self._future = future
+        self.count = 0
+        signal.signal(signal.SIGINT, self._interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+
+    def _interrupt(self, *_: object) -> None:
+        self.count += 1
+        if self.count == 1:
+            self._act(lambda: self._runner.cancel(self._future.id, via="interrupt"))
+        else:
+            self._act(lambda: self._runner.kill(self._future.id, via="interrupt"))
+
+    def _terminate(self, *_: object) -> None:
+        self._act(lambda: self._runner.cancel(self._future.id, via="terminate"))
+
+    def _act(self, action: Callable[[], None]) -> None:
+        # In a thread: a handler interrupts code that may hold the very lock that the action wants.
+        threading.Thread(target=action, name="interrupt", daemon=True).start()
+
+
+class _PassOn:
+    """The call's output becomes ours, byte for byte: the engine's streams 1 and 2 are our descriptors, too."""
+
+    def __init__(self) -> None:
+        self.gone: Callable[[], None] = lambda: None
+        self._broken = False
+
+    def __call__(self, stream: int, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view and not self._broken:
+                view = view[os.write(stream, view) :]
+        except OSError:
+            self._broken = True
+            self.gone()
+
+
+class _Progress:
+    """One line on the terminal, rewritten, and gone when the call's own output begins."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._dirty = False
+
+    def show(self, text: str) -> None:
+        if self._shown:
+            width = os.get_terminal_size(2).columns - 1
+            sys.stderr.write("\r\x1b[K" + text[:width])
+            sys.stderr.flush()
+            self._dirty = True
+
+    def clear(self) -> None:
+        if self._dirty:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._dirty = False
+
+
+def describe(call: Call) -> str:
+    """The end of a call in one line."""
+    parts = [f"{call.state}/{call.reason}"]
+    if call.exit_code is not None:
+        parts.append(f"exit code {call.exit_code}")
+    if call.signal:
+        parts.append(f"signal {call.signal}")
+    return ", ".join(parts) + (f": {call.message}" if call.message else "")
+
+
+def exit_status(call: Call) -> int:
+    """What `calls run` exits with."""
+    if call.state == "timeout":
+        return _TIMED_OUT
+    if call.state == "cancelled":
+        return _INTERRUPTED
+    if call.state == "killed" and call.signal and not call.never_ran:
+        return 128 + signal_number(call.signal)
+    if call.never_ran:
+        return _NEVER_RAN.get(call.reason, _FAILED)
+    if call.exit_code is None or (call.state == "error" and call.exit_code == 0):
+        return _FAILED
+    return call.exit_code

@@ -1,0 +1,63 @@
+"""`calls events`: the event log of a call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calls.cli import words
+from calls.cli.common import news, takes_call, takes_ledger
+from calls.cli.render import TABLE, Column, Row, emit, formats, table
+from ledger.read import Reader
+
+_COLUMNS = (  # wide enough for every kind and state: what follows later must stand below
+    Column("SEQ", lambda event: str(event["seq"]), right=True),
+    Column("T+", lambda event: f"{event['t_seconds']:.3f}", right=True, width=8),
+    Column("EVENT", lambda event: event["kind"], width=16),
+    Column("STATE", lambda event: event["state"], width=11, coloured=True),
+    Column("DATA", lambda event: words.pairs(_data(event)), fold=True),
+)
+
+
+@click.command()
+@takes_call
+@click.option("--follow", "-f", is_flag=True, help="Go on until the call ends.")
+@formats
+@takes_ledger
+def command(ledger: Path, form: str, call: str, *, follow: bool) -> None:
+    """Show the events of a call: what happened, when, and the state it led to. T+ counts seconds."""
+    with Reader(ledger) as reader:
+        call_id = reader.resolve(call)
+        batches: Iterable[list[Row]] = _follow(reader, call_id) if follow else [list(reader.events(call_id))]
+        if form != TABLE:
+            emit(form, chain.from_iterable(batches), ())
+            return
+        for number, batch in enumerate(batches):
+            table(batch, _COLUMNS, header=not number)
+
+
+def _follow(reader: Reader, call_id: int) -> Iterator[list[Row]]:
+    seen = 0
+    for _ in news(reader):
+        over = reader.settled(call_id)  # asked first: what is written after the answer is not missed
+        events = reader.events(call_id, seen)
+        if events:
+            seen = events[-1]["seq"]
+            yield list(events)
+            sys.stdout.flush()
+        if over:
+            return
+
+
+def _data(event: Row) -> dict[str, Any]:
+    """What a person wants to see of it: the request and its owner have too many fields."""
+    data = dict(event["data"])
+    data.pop("uid", None)
+    owner = data.pop("owner", None)
+    data |= data.pop("spec", {})
+    return data | ({"runner": f"{owner['host']}:{owner['pid']}"} if owner else {})

@@ -1,0 +1,82 @@
+"""Two processes for one `calls run`: this one understands the request, a child of it conducts the call.
+
+They load their libraries at the same time, pydantic here and docker-py there, which takes a third off the
+start-up. And the record does not hang on the terminal: what ends this process does not end the child.
+Forked first of all, before any thread or connection exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+_FAILED = 125
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Conductor:
+    """The child. It waits for an order; without one it ends quietly."""
+
+    def __init__(self) -> None:
+        """Fork."""
+        orders, self._orders = os.pipe()
+        self._answers, answers = os.pipe()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # until the child can act on them
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._orders)
+            os.close(self._answers)
+            _conduct(orders, answers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+        os.close(orders)
+        os.close(answers)
+
+    def carry_out(self, order: dict[str, Any]) -> int:
+        """Hand over the order; -> the exit status of `calls run`.
+
+        A detached call answers with its id as soon as its process runs; whatever ends before that has
+        told why on standard error. Signals are passed on: the child is in a process group of its own,
+        so that Ctrl-C reaches it once and in one way.
+        """
+        for number in _HELD:
+            signal.signal(number, lambda number, _: os.kill(self._pid, number))
+        with os.fdopen(self._orders, "w", encoding="ascii") as orders:
+            json.dump(order, orders)
+        with os.fdopen(self._answers, encoding="ascii") as answers:
+            answer = answers.read()
+        if answer:
+            sys.stdout.write(answer)
+            return 0
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        if status < 0:
+            sys.stderr.write("calls: the recording process was killed; its call goes on unrecorded\n")
+        return status if status >= 0 else _FAILED
+
+
+conductor: Conductor | None = None
+"""The one that was forked ahead of time, if it was."""
+
+
+def ahead() -> None:
+    """Fork now: the command line looks like a `run`."""
+    global conductor  # noqa: PLW0603 - one process, one child
+    conductor = Conductor()
+
+
+def _conduct(orders: int, answers: int) -> NoReturn:
+    status = _FAILED
+    try:
+        from calls.cli.conductor import main
+
+        status = main(orders, answers)
+    except BaseException:  # noqa: BLE001 - a fork must never return into its parent's code
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

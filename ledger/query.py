@@ -1,0 +1,68 @@
+"""Queries of one's own: plain SQL, and nothing but reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ledger.sqlite import sqlite3
+from machine.errors import UsageError
+
+_ALLOWED = frozenset(
+    (
+        sqlite3.SQLITE_SELECT,
+        sqlite3.SQLITE_READ,
+        sqlite3.SQLITE_FUNCTION,
+        sqlite3.SQLITE_RECURSIVE,
+        sqlite3.SQLITE_PRAGMA,  # on a connection that cannot write they only tell
+    )
+)
+
+
+def query(
+    connection: sqlite3.Connection, sql: str, values: Mapping[str, object]
+) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """Carry out one query; -> the names of its columns, made unique, and its rows, as they are found.
+
+    UsageError when it is no SQL, is more than one statement, lacks a value, or would do anything but read.
+    """
+    # The mode of the connection alone is not enough: ATTACH and VACUUM INTO make files elsewhere.
+    connection.set_authorizer(_reading_only)
+    connection.text_factory = _lenient
+    with _explained():
+        cursor = connection.execute(sql, dict(values))
+    if cursor.description is None:
+        raise UsageError("sql: this is no query: it has no rows to show")
+    names = [column[0] for column in cursor.description]
+    if len(set(names)) < len(names):
+        from sqlite_utils.utils import dedupe_keys
+
+        names = dedupe_keys(names)
+    return names, _fetched(cursor)
+
+
+def _fetched(cursor: sqlite3.Cursor) -> Iterator[Sequence[Any]]:
+    with _explained():
+        yield from cursor
+
+
+def _reading_only(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+
+
+def _lenient(text: bytes) -> str:
+    # Output cast to text may be any bytes: better to show it with a mark than to refuse the whole query.
+    return text.decode(errors="replace")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (
+        sqlite3.Error,
+        sqlite3.Warning,
+    ) as error:  # "one statement at a time" is a Warning in some versions
+        reading = "a ledger is only read here" if "not authorized" in str(error) else str(error)
+        raise UsageError(f"sql: {reading}") from error

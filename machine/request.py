@@ -1,0 +1,131 @@
+"""Validating a request, by pydantic: types from `Spec`, and what they do not say from the table below."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from machine.errors import SpecError
+from machine.signals import signal_name, signal_number
+from machine.spec import Spec
+from machine.units import SECOND, duration, size
+
+SAMPLE_FLOOR = SECOND // 10
+_MEMORY_FLOOR = 6 * 2**20  # the engine's own minimum
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+
+
+def validate(options: dict[str, Any]) -> Spec:
+    """-> the spec; SpecError names the first option that is wrong."""
+    try:
+        request = _Request(**options)
+    except ValidationError as error:
+        raise _as_spec_error(error) from None
+    spec = Spec(**{name: getattr(request, name) for name in request.model_fields_set})
+    _check_together(spec)
+    return spec
+
+
+def _positive(parse: Callable[[Any], int]) -> BeforeValidator:
+    def positive(value: Any) -> int:
+        number = parse(value)
+        if number <= 0:
+            raise ValueError("must be more than zero")
+        return number
+
+    return BeforeValidator(positive)
+
+
+def _or_off(parse: Callable[[Any], int]) -> BeforeValidator:
+    return BeforeValidator(lambda value: None if value in (None, "off", False) else parse(value))
+
+
+def _signal(value: Any) -> str:
+    return signal_name(signal_number(value))
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a name (letters, digits, _ . - and a letter or digit first)")
+    return value
+
+
+def _interval(value: Any) -> int:
+    interval = duration(value)
+    if interval < SAMPLE_FLOOR:
+        raise ValueError(f"at least {SAMPLE_FLOOR // 1_000_000}ms between samples (or off)")
+    return interval
+
+
+def _list(value: Any) -> Any:
+    # A command is a list, never a line to be split on blanks: quotes would be lost.
+    if isinstance(value, str):
+        raise ValueError(f"give a list, not the text {value!r}")
+    return value
+
+
+_DURATION = Annotated[int, _positive(duration)]
+_LIST = Annotated[tuple[str, ...], BeforeValidator(_list)]
+_TYPES: dict[str, Any] = {
+    "command": _LIST,
+    "volume": _LIST,
+    "tmpfs": _LIST,
+    "name": Annotated[str, BeforeValidator(_name)],
+    "memory": Annotated[int, _positive(size), Field(ge=_MEMORY_FLOOR)],
+    "cpus": Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)],
+    "pids_limit": Annotated[int, Field(ge=1)],
+    "pull": Literal["missing", "always", "never"],
+    "health_interval": _DURATION,
+    "health_retries": Annotated[int, Field(ge=1)],
+    "health_start_period": _DURATION,
+    "health_probe_timeout": _DURATION,
+    "stop_signal": Annotated[str, BeforeValidator(_signal)],
+    "stop_timeout": Annotated[int, BeforeValidator(duration)],
+    "timeout": _DURATION,
+    "prepare_timeout": _DURATION,
+    "health_timeout": _DURATION,
+    "sample": Annotated[int | None, _or_off(_interval)],
+    "log_limit": Annotated[int | None, _or_off(size)],
+}
+
+_HINTS = get_type_hints(Spec)
+_Request: type[BaseModel] = create_model(  # type: ignore[call-overload]
+    "_Request",
+    __config__=ConfigDict(extra="forbid"),
+    **{name: (_TYPES.get(name, _HINTS[name]), default) for name, default in Spec._field_defaults.items()},
+)
+
+
+def _check_together(spec: Spec) -> None:
+    """What single fields cannot say."""
+    if spec.driver == "docker" and not spec.image:
+        raise SpecError("image", "no image given")
+    if spec.no_healthcheck and spec.health_cmd:
+        raise SpecError("no_healthcheck", "contradicts --health-cmd")
+    if any(not name or "=" in name for name in spec.env):
+        raise SpecError("env", "a variable needs a name without '='")
+    for option, value in spec.asked().items():
+        if "\0" in "".join(_texts(value)):
+            raise SpecError(option, "contains a NUL character")
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return list(value) if isinstance(value, tuple) else []
+
+
+def _as_spec_error(error: ValidationError) -> SpecError:
+    first = error.errors()[0]
+    option = str(first["loc"][0]) if first["loc"] else "spec"
+    if first["type"] == "extra_forbidden":
+        return SpecError(option, "there is no such option")
+    if option == "memory" and first["type"] == "greater_than_equal":
+        return SpecError(option, "the engine's minimum is 6m")
+    message = first["msg"].removeprefix("Value error, ")
+    return SpecError(option, message[0].lower() + message[1:])

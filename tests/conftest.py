@@ -1,0 +1,83 @@
+"""What all tests share: an engine if there is one, a ledger of their own, the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from hypothesis import HealthCheck, settings
+
+import calls
+
+IMAGE = "busybox"
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+def _engine_fault() -> str | None:
+    try:
+        client = docker.from_env()
+        client.images.get(IMAGE)
+        client.close()
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is no engine to test on
+        return f"no Docker Engine with the image {IMAGE}: {error}"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the engine skip where there is none; where one is required they are left to fail."""
+    wanted = [item for item in items if item.get_closest_marker("engine")]
+    if not wanted or os.environ.get("CALLS_REQUIRE_ENGINE"):
+        return
+    if fault := _engine_fault():
+        for item in wanted:
+            item.add_marker(pytest.mark.skip(reason=fault))
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test touches the user's own ledger or key."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("CALLS_LEDGER", str(tmp_path / "ledger.db"))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """Where the test's ledger is (or will be)."""
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def runner(ledger: Path) -> Iterator[calls.Runner]:
+    """A runner on the test's ledger."""
+    with calls.Runner(ledger) as runner:
+        yield runner
+
+
+@pytest.fixture
+def engine() -> Iterator[docker.APIClient]:
+    """The engine itself, to do things behind the runner's back."""
+    client = docker.from_env()
+    yield client.api
+    client.close()
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command() -> Command:
+    """Runs `calls ARGUMENT...` as a user would; -> what it printed and its exit status."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "calls.cli", *arguments]
+        return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+    return run
