@@ -79,6 +79,7 @@ class Runner:
         self._tell = tell
         self._live: dict[int, Conductor] = {}
         self._handled: dict[int, int] = {}
+        self._unborn: dict[str, list[tuple[Kind, facts.Fact]]] = {}
         self._lock = threading.Lock()
         self.ledger = Ledger(ledger_path(ledger), self._obey)
         self.id = new_id()
@@ -125,6 +126,8 @@ class Runner:
         driver.check(spec)
         record = spec.record(fingerprinter(self.ledger.id))
         future = CallFuture(new_id())
+        with self._lock:
+            self._unborn[future.id] = []
         self._slots.submit(self._carry_out, future, spec, record, driver, pass_on, started)
         return future
 
@@ -139,7 +142,7 @@ class Runner:
     def cancel_all(self, via: Via = "close") -> None:
         """Cancel every call under way."""
         with self._lock:
-            uids = [conductor.uid for conductor in self._live.values()]
+            uids = [*self._unborn, *(conductor.uid for conductor in self._live.values())]
         for uid in uids:
             self.cancel(uid, via=via)
 
@@ -171,6 +174,8 @@ class Runner:
         started: Callable[[], None],
     ) -> None:
         if not future.set_running_or_notify_cancel():
+            with self._lock:
+                del self._unborn[future.id]
             return
         recorder = Recorder(self.ledger, self._clock, spec.redactor())
         capture = Capture(spec.log_limit, spec.redactor(), self._clock.wall, recorder.output, pass_on)
@@ -186,18 +191,25 @@ class Runner:
             future.set_result(_call(future.id, verdict))
         finally:
             with self._lock:
+                self._unborn.pop(future.id, None)
                 self._live.pop(recorder.call_id, None)
                 self._handled.pop(recorder.call_id, None)
 
     def _enlist(self, conductor: Conductor) -> None:
         with self._lock:
             self._live[conductor.recorder.call_id] = conductor
+            early = self._unborn.pop(conductor.uid)
+        for kind, fact in early:
+            self._request(conductor.uid, kind, fact)
 
     def _request(self, call: str, kind: Kind, fact: facts.Fact) -> None:
         with self._lock:
+            if call in self._unborn:
+                self._unborn[call].append((kind, fact))  # recorded as soon as the call itself is
+                return
             found = [call_id for call_id, conductor in self._live.items() if conductor.uid == call]
         if not found:
-            return  # it has ended, or has not begun: nothing is left to stop
+            return  # it has ended: nothing is left to stop
         try:
             self.ledger.append(found[0], kind, None, self._clock.wall(), None, fact.dump())
         except RefusedError:

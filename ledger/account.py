@@ -22,11 +22,12 @@ _LIVE_PEAK = (
     "(SELECT max(mem_usage_bytes) FROM sample WHERE call_id = call.id))"
 )
 CALLS = (
-    "SELECT *, iif(ended_at IS NULL, (SELECT max(seq) FROM sample WHERE call_id = call.id), samples) AS now_samples, "
+    "SELECT *, "
+    "iif(ended_at IS NULL, (SELECT max(seq) FROM sample WHERE call_id = call.id), samples) AS now_samples, "
     f"iif(ended_at IS NULL, ({_LIVE_CPU}), cpu_ns) AS now_cpu, "
     f"iif(ended_at IS NULL, ({_LIVE_PEAK}), mem_peak_bytes) AS now_peak FROM call"
 )
-"""Calls with what `account` needs. The resources of a live call are not in `call` yet: its samples have them."""
+"""Calls with what `account` needs. What a live call uses is not in `call` yet: its samples have it."""
 
 FILTERS = {
     "state": "state = {0}",
@@ -56,7 +57,7 @@ def conditions(only: Sequence[tuple[str, str]]) -> tuple[str, dict[str, Any]]:
 
 
 def account(row: Mapping[str, Any], now: int) -> Row:
-    """A row of CALLS as the object that `calls show --json` prints. A live call has spent its time up to `now`."""
+    """A row of CALLS as the object that `calls show --json` prints; a live call's time counts to `now`."""
     spent = {state: row[column] for state, column in _SPENT.items()}
     if row["ended_at"] is None:
         spent[row["state"]] += max(0, now - row["entered_at"])

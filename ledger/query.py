@@ -44,7 +44,8 @@ def query(
 
 def _fetched(cursor: sqlite3.Cursor) -> Iterator[Sequence[Any]]:
     with _explained():
-        yield from cursor
+        # Not from the cursor itself: an abandoned generator would close it, after the connection is gone.
+        yield from iter(cursor.fetchone, None)
 
 
 def _reading_only(action: int, *_: object) -> int:
@@ -64,5 +65,5 @@ def _explained() -> Iterator[None]:
         sqlite3.Error,
         sqlite3.Warning,
     ) as error:  # "one statement at a time" is a Warning in some versions
-        reading = "a ledger is only read here" if "not authorized" in str(error) else str(error)
-        raise UsageError(f"sql: {reading}") from error
+        refused = "authoriz" in str(error)  # "not authorized", or "authorization denied"
+        raise UsageError(f"sql: {'a ledger is only read here' if refused else error}") from error

@@ -1,4 +1,4 @@
-"""Reading a ledger: its calls, their events, samples and output, and queries of one's own. Nothing is ever written.
+"""Reading a ledger: its calls, their events, samples and output, and queries of one's own. Never writes.
 
 Rows are dicts with the columns of the views in schema.sql; a call is one nested dict, the same everywhere.
 """
@@ -30,7 +30,7 @@ SETTLE_NS = 15 * 10**9
 _NEWEST = "ORDER BY created_at DESC, id DESC"
 _LAST = {
     "@last": f"SELECT id FROM call {_NEWEST} LIMIT 1",
-    "@last-failed": f"SELECT id FROM call WHERE ended_at IS NOT NULL AND state <> 'success' {_NEWEST} LIMIT 1",
+    "@last-failed": f"SELECT id FROM call WHERE ended_at > 0 AND state <> 'success' {_NEWEST} LIMIT 1",
 }
 
 
@@ -48,7 +48,7 @@ class Reader:
     """A ledger, opened for reading only. A context manager; for one thread."""
 
     def __init__(self, path: Path, now: Callable[[], int] = time.time_ns) -> None:
-        """LedgerError when there is no ledger at `path`. `now` tells how long a live call has been in its state."""
+        """LedgerError when there is no ledger at `path`. `now`: what the times of live calls count up to."""
         self.path = path
         self._now = now
         self._connection = connect_reader(path)
@@ -99,7 +99,9 @@ class Reader:
         if not found:
             raise UnknownCallError(f"no call matches {text!r} in {self.path} (calls ps -a lists them)")
         if len(found) > 1:
-            named = ", ".join(row["uid"] + f" ({row['name']})" * bool(row["name"]) for row in found[:NAMED])
+            named = ", ".join(
+                row["uid"][-12:] + f" ({row['name']})" * bool(row["name"]) for row in found[:NAMED]
+            )
             more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             raise AmbiguousCallError(f"{text!r} matches {len(found)} calls: {named}{more}")
         return int(found[0]["id"])
@@ -114,10 +116,11 @@ class Reader:
 
     def calls(
         self, last: int | None = None, *, live: bool = False, only: Sequence[tuple[str, str]] = ()
-    ) -> list[Row]:
+    ) -> Iterator[Row]:
         """The `last` calls (None: all), newest first; with `live` also every call that has not ended.
 
-        `only`: pairs of a key of FILTERS and a value. Values of one key are alternatives; labels must all be there.
+        `only`: pairs of a key of FILTERS and a value. Values of one key are alternatives; labels must all
+        be there.
         """
         where, values = conditions(only)
         newest = f"SELECT id FROM call WHERE {where} {_NEWEST} LIMIT :last"
@@ -125,7 +128,7 @@ class Reader:
         values |= {"last": -1 if last is None else last, "live": live}
         rows = self._rows(f"{CALLS} WHERE id IN (SELECT * FROM ({newest}) UNION {alive}) {_NEWEST}", values)
         now = self._now()
-        return [account(row, now) for row in rows]
+        return (account(row, now) for row in rows)
 
     def events(self, call_id: int, after_seq: int = 0) -> list[Row]:
         """The events of a call after number `after_seq`: the view `events`, with `data` as an object."""
@@ -141,7 +144,7 @@ class Reader:
         return self._rows(f"SELECT * FROM samples {where} ORDER BY seq", {"call": call_id, "last": last})
 
     def points(self, call_id: int) -> list[Row]:
-        """The history of an ended call, at most 240 points a metric: the view `histogram_point`, with the uid."""
+        """The history of an ended call, at most 240 points a metric: the view `histogram_point`, and uid."""
         columns = "point.*, call.uid, (point.t_first - call.created_at) / 1e9 AS t_seconds"
         source = "histogram_point AS point JOIN call ON call.id = point.call_id"
         return self._rows(
@@ -149,7 +152,7 @@ class Reader:
         )
 
     def highest(self, call_id: int) -> dict[str, float | None]:
-        """The highest value of every metric: for a counter, where it ended. None where nothing was measured."""
+        """The highest value of every metric: for a counter, where it ended. None where never measured."""
         maxima = ", ".join(f"max({name}) AS {name}" for name in METRICS)
         return self._rows(f"SELECT {maxima} FROM sample WHERE call_id = ?", (call_id,))[0]
 
@@ -182,7 +185,7 @@ class Reader:
         return bool(self._one("SELECT ended_at IS NOT NULL FROM call WHERE id = ?", call_id))
 
     def settled(self, call_id: int) -> bool:
-        """Whether nothing more will be written about a call: it is over and cleaned up, or was so long ago."""
+        """Whether nothing more will be written about a call: it is over and cleaned up, or long over."""
         statement = "SELECT ended_at IS NOT NULL AND (cleaned OR ended_at < ?) FROM call WHERE id = ?"
         return bool(self._one(statement, self._now() - SETTLE_NS, call_id))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -69,12 +70,15 @@ def start(prepare: Prepare) -> Prepare:
     return start
 
 
-def ended(pid: int) -> bool:
-    """Whether the process is no more, or only a zombie that somebody has still to wait for."""
+def ends(pid: int) -> bool:
+    """Whether the process is over, or comes to its end now: whoever was killed needs a moment to die."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
         return True
+    over, _, _ = select.select([descriptor], [], [], LIMIT / SECOND)
+    os.close(descriptor)
+    return bool(over)
 
 
 def known(value: int | None) -> int:
@@ -275,8 +279,9 @@ def test_a_signal_may_be_ignored(start: Prepare) -> None:
 
 def test_a_signal_reaches_the_children(start: Prepare) -> None:
     """It goes to the group, not to the command alone."""
-    container, ear = start("sh", "-c", "trap 'wait; exit 4' TERM; sleep 600 & echo $!; wait")
-    ear.until_said(STDOUT, b"\n")
+    child = "sh -c 'echo up; exec sleep 600'"
+    container, ear = start("sh", "-c", f'trap "wait; exit 4" TERM; {child} & wait')
+    ear.until_said(STDOUT, b"up")
     assert container.signal("TERM")
     assert ear.until(Died).exit_code == 4
 
@@ -286,7 +291,7 @@ def test_what_is_left_of_the_group_ends_with_it(start: Prepare) -> None:
     _, ear = start("sh", "-c", "sleep 600 & echo $!")
     ear.until(OutputEnded)
     assert ear.until(Died).exit_code == 0
-    assert ended(int(ear.said[STDOUT]))
+    assert ends(int(ear.said[STDOUT]))
 
 
 def test_a_descendant_that_left_the_group_is_not_found(start: Prepare) -> None:

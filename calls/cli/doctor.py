@@ -39,7 +39,8 @@ def command(ledger: Path, form: str) -> int:
 
     Exit status: 0, or 1 when a verdict is bad. Changes nothing and makes no ledger.
     """
-    findings = [*_engine(), _ledger(ledger)]
+    engine, *rest = _engine()
+    findings = [engine, *rest[:2], _ledger(ledger), *rest[2:]]
     emit(form, [finding._asdict() for finding in findings], _COLUMNS)
     return int(any(finding.verdict == "bad" for finding in findings))
 
@@ -106,12 +107,8 @@ def _ledger(path: Path) -> _Finding:
             about = reader.about()
     except CallsError as error:
         return _Finding("ledger", "bad", str(error))
-    parts = [
-        str(path),
-        words.size(path.stat().st_size),
-        f"schema {about['schema']}",
-        about["journal"].upper(),
-    ]
+    size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
+    parts = [str(path), words.size(size), f"schema {about['schema']}", about["journal"].upper()]
     parts += [f"{about['calls']} calls", f"SQLite {about['sqlite']}"]
     if about["reset_bug"]:
         parts.append(

@@ -55,9 +55,10 @@ def _follow(reader: Reader, call_id: int) -> Iterator[list[Row]]:
 
 
 def _data(event: Row) -> dict[str, Any]:
-    """What a person wants to see of it: the request and its owner have too many fields."""
-    data = dict(event["data"])
-    data.pop("uid", None)
+    """What a person wants to see of it, without nesting; --json has it all."""
+    data = {name: value for name, value in event["data"].items() if name != "uid"}
+    for nested in ("spec", "evidence"):
+        for name, value in data.pop(nested, {}).items():
+            data.setdefault(name, value)
     owner = data.pop("owner", None)
-    data |= data.pop("spec", {})
     return data | ({"runner": f"{owner['host']}:{owner['pid']}"} if owner else {})

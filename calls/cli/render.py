@@ -1,4 +1,4 @@
-"""What the reading commands print: a table for people, or --json, --nl, --csv, --tsv with sqlite-utils' meanings.
+"""What the reading commands print: a table for people, or --json, --nl, --csv, --tsv as in sqlite-utils.
 
 The form never depends on whether a terminal is there; only folding and colour do.
 """
@@ -29,18 +29,17 @@ _FORMS = {
 }
 _STYLES = {"success": "green", "error": "red", "timeout": "red", "killed": "red", "cancelled": "yellow"}
 _STYLES |= {"ok": "green", "bad": "red", "off": "yellow"}
-_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
-    9: "\\t",
-    10: "\\n",
-    13: "\\r",
-}
+_FOLD = 20
+"""Cells are folded to this width and no further."""
+_VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_VISIBLE |= {9: "\\t", 10: "\\n", 13: "\\r"}
 
 
 class Column(NamedTuple):
     """A column of a table: `text` makes its cell of a row.
 
-    `right`: set to the right. `fold`: may be broken over lines where the terminal is narrow. `width`: at least
-    so wide. `coloured`: a state or a verdict, coloured on a terminal.
+    `right`: set to the right. `fold`: may be broken over lines where the terminal is narrow. `width`: at
+    least so wide. `coloured`: a state or a verdict, coloured on a terminal.
     """
 
     title: str
@@ -67,7 +66,7 @@ def formats(command: Command) -> Command:
 
 
 def emit(form: str, rows: Iterable[Row], columns: Sequence[Column], names: Sequence[str] = ()) -> None:
-    """Print rows in a form. `names`: the keys of the rows, so that a CSV without rows still has its header."""
+    """Print rows in a form. `names`: the keys of the rows, for the header of a CSV that has none."""
     if form == TABLE:
         table(rows, columns)
     elif form == "nl":
@@ -91,7 +90,7 @@ def put(text: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON text. Bytes are text where they are UTF-8, else an object with their base64, as in sqlite-utils."""
+    """JSON text. Bytes are text where they are UTF-8, else an object with base64, as in sqlite-utils."""
     return json.dumps(value, default=_bytes, ensure_ascii=False, indent=indent)
 
 
@@ -147,35 +146,36 @@ def _to_terminal(cells: Sequence[Sequence[str]], columns: Sequence[Column], *, h
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, show_header=header, padding=(0, 1))
-    for column in columns:
-        justify: Any = "right" if column.right else "left"
+    titles = [[column.title for column in columns]] if header else []
+    grid = Table(box=None, pad_edge=False, show_header=header)
+    needed = -2
+    for column, width in zip(columns, _widths([*titles, *cells], columns), strict=True):
+        least = min(width, _FOLD) if column.fold else width
+        needed += least + 2
         grid.add_column(
-            column.title,
-            justify=justify,
-            no_wrap=not column.fold,
-            overflow="fold",
-            min_width=column.width or None,
+            column.title, justify="right" if column.right else "left", overflow="fold", min_width=least
         )
     for row in cells:
-        grid.add_row(
-            *(
-                Text(cell, _style(cell) if column.coloured else "")
-                for cell, column in zip(row, columns, strict=True)
-            )
-        )
-    Console(highlight=False).print(grid)
+        styled = zip(row, columns, strict=True)
+        grid.add_row(*(Text(cell, _style(cell) if column.coloured else "") for cell, column in styled))
+    console = Console(highlight=False)
+    console.width = max(console.width, needed)  # rich would cut cells; the terminal only breaks lines
+    console.print(grid)
 
 
 def _style(cell: str) -> str:
     return _STYLES.get(cell.partition("/")[0].rstrip("!"), "")
 
 
-def _to_file(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
-    widths = [
+def _widths(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[int]:
+    return [
         max((column.width, *(_width(line[number]) for line in lines)))
         for number, column in enumerate(columns)
     ]
+
+
+def _to_file(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
+    widths = _widths(lines, columns)
     for line in lines:
         padded = (
             " " * (width - _width(cell)) + cell if column.right else cell + " " * (width - _width(cell))

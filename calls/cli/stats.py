@@ -28,8 +28,9 @@ _LABELLED = (Column("", lambda line: line["label"]), Column("", lambda line: lin
 def command(ledger: Path, form: str, calls: tuple[str, ...], *, points: bool) -> None:
     """Show what calls used: totals, and the samples one by one.
 
-    Where there are more than 240 samples the table shows points instead (of a live call, the last 240 samples).
-    The other forms give every sample, or with --points every point of every metric. CPU % is of one core.
+    Where there are more than 240 samples the table shows points instead, of a live call the last 240
+    samples. The other forms give every sample, or with --points every point of every metric. CPU % is
+    of one core.
     """
     with Reader(ledger) as reader:
         ids = [reader.resolve(call) for call in calls]
@@ -77,7 +78,7 @@ def _cpu(call: Row, highest: Mapping[str, float | None]) -> str:
         return ""
     parts = [words.span(call["cpu_seconds"])]
     up = call["seconds"]["running"] + call["seconds"]["health-wait"]
-    if up:
+    if up >= 1:  # of a shorter one the start alone would show as several cores
         parts.append(f"{100 * call['cpu_seconds'] / up:.1f} % of one core")
     if highest["cpu_total_pct"] is not None:
         parts.append(f"{highest['cpu_total_pct']:.1f} % at most")

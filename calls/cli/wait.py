@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,4 +33,4 @@ def _code(call: dict[str, Any]) -> int:
     from calls.cli.conductor import exit_status
     from calls.runner import Call
 
-    return exit_status(Call(**{field.name: call[field.name] for field in fields(Call)}))
+    return exit_status(Call(**{name: call[name] for name in Call._fields}))

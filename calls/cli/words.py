@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from machine.units import SECOND, show_duration, show_size
-
-_DURATIONS = frozenset(
-    (
-        *("timeout", "stop_timeout", "prepare_timeout", "health_timeout", "sample", "limit", "cpu_ns"),
-        *("health_interval", "health_start_period", "health_probe_timeout"),
-    )
-)
-_SIZES = frozenset(("memory", "log_limit", "mem_peak_bytes"))
-_INSTANTS = frozenset(("deadline", "engine_at", "since", "until", "started_at", "finished_at"))
-_HASHES = frozenset(("container", "image_id", "image_digest"))
 
 
 def short(uid: str) -> str:
@@ -50,23 +40,38 @@ def when(text: str | None) -> str:
 
 
 def pairs(data: Mapping[str, Any]) -> str:
-    """The fields of a JSON object as `name=value …`, in the units of people."""
-    found = ((name, _value(name, value)) for name, value in data.items() if value is not None)
+    """The fields of a JSON object as `name=value …`, in people's units; what says nothing is left out."""
+    told = {name: value for name, value in data.items() if value or (value == 0 and value is not False)}
+    found = ((name, _value(name, value)) for name, value in told.items())
     return " ".join(f"{name.removesuffix('_ns').removesuffix('_bytes')}={text}" for name, text in found)
 
 
 def _value(name: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if name in _DURATIONS:
-            return show_duration(value)
-        if name in _SIZES:
-            return show_size(value)
-        if name in _INSTANTS:
-            return f"{datetime.fromtimestamp(value / SECOND).astimezone():%H:%M:%S.%f}"[:-3]
-    if name in _HASHES:
-        return str(value).removeprefix("sha256:")[:12]
-    if name == "by":
-        return f"{value['user']}@{value['host']}:{value['pid']} via={value['via']}"
+    if name in _SHOWN:
+        return _SHOWN[name](value)
     if isinstance(value, str) and value.isprintable() and value and not set(value) & set(" \"'"):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _clock(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / SECOND).astimezone():%H:%M:%S.%f}"[:-3]
+
+
+def _hash(text: str) -> str:
+    return text.removeprefix("sha256:")[:12]
+
+
+def _requester(by: Mapping[str, Any]) -> str:
+    return f"{by['user']}@{by['host']}:{by['pid']} via={by['via']}"
+
+
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(("timeout", "stop_timeout", "prepare_timeout", "health_timeout"), show_duration),
+    **dict.fromkeys(("health_interval", "health_start_period", "health_probe_timeout"), show_duration),
+    **dict.fromkeys(("sample", "limit", "cpu_ns"), show_duration),
+    **dict.fromkeys(("memory", "log_limit", "mem_peak_bytes"), show_size),
+    **dict.fromkeys(("deadline", "engine_at", "since", "until", "started_at", "finished_at"), _clock),
+    **dict.fromkeys(("container", "image_id", "image_digest"), _hash),
+    "by": _requester,
+}

@@ -16,7 +16,7 @@ from machine.errors import DriverError
 from machine.states import Reason
 
 _OLDEST_API = "1.40"
-_POOL = 128  # connections kept; more are made when needed, and only then closed
+_POOL = 1  # docker-py keeps a pool for every URL on a socket file: filling larger ones costs more than connecting
 _TIMEOUT = 60  # seconds for one answer; "no answer" then means unknown, never failed
 _NEVER = "0001-"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
@@ -29,6 +29,7 @@ def connect() -> docker.APIClient:
         client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
         # What `version="auto"` does costs the engine 12 ms (it runs runc to ask for its version); a ping 1 ms.
         ping = client.get(client.base_url + "/_ping", timeout=_TIMEOUT)
+        client.trust_env = not is_local(client)  # else each request looks through our environment for proxies
         client._version = ping.headers.get("Api-Version", _OLDEST_API)  # noqa: SLF001
         return client
     except (docker.errors.DockerException, OSError, ValueError) as error:
