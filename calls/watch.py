@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SETTLE = SECOND // 4
 """How long a late fact is waited for when the exit code alone explains nothing."""
+OBSERVE = SECOND // 50
+"""When sampling begins: for what ends before, the totals say it all."""
 GLANCE = 30 * SECOND
 """How often a running call is inspected although nothing was heard: events can be lost."""
 _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
@@ -95,7 +97,14 @@ class Watch:
             self._alarms.set("deadline", now + self._spec.timeout, lambda: self._stop("deadline"))
         self._alarms.set("glance", now + GLANCE, self._glance)
         if self._spec.sample is not None:
-            self._container.observe(self._sampling, self._spec.sample, self._sample)
+            self._alarms.set("observe", now + OBSERVE, self._observe)
+
+    def _observe(self) -> None:
+        try:
+            self._container.observe(self._sampling, self._spec.sample or SECOND, self._sample)
+        except DriverError as error:
+            now = self._clock.wall()
+            self._recorder.apply(facts.Gap(of="samples", since=now, until=now, why=str(error)))
 
     def _stop(self, why: Literal["deadline", "health", "unhealthy", "cancel"]) -> None:
         self._stopping.stop(why, self._spec.stop_timeout)

@@ -1,9 +1,8 @@
 """A call as a process of this host: no image, no isolation, the same record.
 
-The process leads a session and a process group of its own. Its end is awaited without taking it: while
-it is a zombie its number cannot pass to another process, so that neither a signal nor the end of what is
-left of its group can hit a stranger. Only then does wait4 take it, with its exact usage. A descendant
-that calls setsid leaves the group: it outlives the call and may hold its output open.
+The process leads a session and a group of its own. Its end is awaited without taking it: a zombie keeps
+its number, so that neither a signal nor the end of what is left of its group can hit a stranger. Then
+wait4 takes it, with its exact usage. What calls setsid escapes, and may hold the output open.
 """
 
 from __future__ import annotations
@@ -39,7 +38,6 @@ HONOURED |= {"stop_signal", "stop_timeout", "timeout", "prepare_timeout", "sampl
 """The options of a spec that mean something for a process of this host."""
 
 _CHUNK = 64 * 1024
-_KILL_SECONDS = 5.0
 _REFUSALS = {
     errno.ENOENT: (Reason.START_NOT_FOUND, "no such file or command"),
     errno.ENOTDIR: (Reason.START_NOT_FOUND, "no such file or command"),
@@ -69,15 +67,14 @@ class LocalDriver:
 
     def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> LocalContainer:
         """Look whether the working directory is there. A call prepared before keeps its container."""
-        # Not Path.is_dir: it raises where it may not look.
-        if spec.workdir is not None and not os.path.isdir(spec.workdir):  # noqa: PTH112
+        if spec.workdir and not os.path.isdir(spec.workdir):  # noqa: PTH112 - Path raises if it may not look
             raise DriverError(Reason.CREATE_REFUSED, f"{spec.workdir}: no such folder")
         return self._containers.setdefault(uid, LocalContainer(self, uid, spec, watcher))
 
     def environment(self, uid: str, spec: Spec) -> dict[str, str]:
         """Our own environment, the call's labels (`CALL_LEDGER_CALL` and so on), and what the spec sets."""
-        names = str.maketrans("-.", "__")
-        marks = {key.upper().translate(names): value for key, value in self._labels.of(uid).items()}
+        labels = self._labels.of(uid).items()
+        marks = {key.upper().replace("-", "_").replace(".", "_"): value for key, value in labels}
         return {**os.environ, **marks, **spec.env}
 
     def describe(self) -> dict[str, Any]:
@@ -109,7 +106,7 @@ class LocalContainer:
         self._usage: struct_rusage | None = None
         self._parent_peak = 0
         self._streams: list[_Stream] = []
-        self._open_streams = 0
+        self._open_streams = 2
         self._meter: ProcessMeter | None = None
         self._end_sampling: Callable[[], None] = lambda: None
 
@@ -128,6 +125,8 @@ class LocalContainer:
         spec = self._spec
         if self._removed:
             raise DriverError(Reason.START_REFUSED, f"{spec.command[0]}: removed before it was started")
+        # A process inherits what its thread holds back: a stop signal would never reach it.
+        held = signals.pthread_sigmask(signals.SIG_SETMASK, ())
         try:
             return subprocess.Popen(  # noqa: S603 - to run what was asked for is the purpose
                 spec.command,
@@ -141,13 +140,14 @@ class LocalContainer:
             )
         except OSError as error:
             raise _refusal(error, spec) from error
+        finally:
+            signals.pthread_sigmask(signals.SIG_SETMASK, held)
 
     def _connect(self, process: subprocess.Popen[bytes], begun: int) -> None:
         # It is not taken before start() lets go of the lock: until then the number is its own.
         threading.Thread(target=self._await_end, args=(process, begun), name="wait4", daemon=True).start()
         pipes = ((facts.STDOUT, process.stdout), (facts.STDERR, process.stderr))
         self._streams = [_Stream(pipe, number, self) for number, pipe in pipes if pipe is not None]
-        self._open_streams = len(self._streams)
         for stream in self._streams:
             self._driver.pump.add(stream)
         if process.stdin is not None:
@@ -200,13 +200,13 @@ class LocalContainer:
     def inspect(self) -> Observation:
         """From memory; `gone` once removed, or when the exit code is lost."""
         with self._lock:
-            begun, end = self._beginning or Beginning(), self._end
+            begun, end = self._beginning, self._end
             if self._removed or isinstance(end, facts.Unwatched):
                 return Observation("gone")
+            if begun is None:
+                return Observation("created")
             if end is not None:
                 return Observation("exited", end.exit_code, begun.engine_at, end.at)
-            if self._beginning is None:
-                return Observation("created")
             return Observation("running", started_at=begun.engine_at, pid=begun.pid)
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
@@ -232,7 +232,7 @@ class LocalContainer:
             self._removed = True
             if self._process is not None and self._end is None:
                 _kill_group(self._process.pid)
-        if self._process is not None and not self._ended.wait(_KILL_SECONDS):
+        if self._process is not None and not self._ended.wait(timeout=5):
             raise UnknownOutcomeError(Reason.LOST, f"process {self._process.pid} was killed and did not end")
 
     def close(self) -> None:

@@ -61,9 +61,6 @@ def _lenient(text: bytes) -> str:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (
-        sqlite3.Error,
-        sqlite3.Warning,
-    ) as error:  # "one statement at a time" is a Warning in some versions
+    except (sqlite3.Error, sqlite3.Warning) as error:  # two statements are a Warning in some versions
         refused = "authoriz" in str(error)  # "not authorized", or "authorization denied"
         raise UsageError(f"sql: {'a ledger is only read here' if refused else error}") from error

@@ -277,6 +277,18 @@ def test_a_signal_may_be_ignored(start: Prepare) -> None:
     assert container.inspect().status == "running"
 
 
+def test_a_signal_that_we_hold_back_reaches_it(start: Prepare) -> None:
+    """A program may block signals in its threads; the process does not inherit that."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    try:
+        container, ear = start(*STAYS)
+        assert signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,)) == {signal.SIGTERM}
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    assert container.signal("TERM")
+    assert ear.until(Died).signal == signal.SIGTERM
+
+
 def test_a_signal_reaches_the_children(start: Prepare) -> None:
     """It goes to the group, not to the command alone."""
     child = "sh -c 'echo up; exec sleep 600'"
@@ -284,6 +296,26 @@ def test_a_signal_reaches_the_children(start: Prepare) -> None:
     ear.until_said(STDOUT, b"up")
     assert container.signal("TERM")
     assert ear.until(Died).exit_code == 4
+
+
+def test_the_dead_take_no_signal_and_use_nothing(driver: LocalDriver) -> None:
+    """Not even between their end and our taking note of it, when the kernel would accept a signal."""
+    dead, noted = threading.Event(), threading.Event()
+
+    def now() -> int:
+        if threading.current_thread().name == "wait4":
+            dead.set()
+            noted.wait(LIMIT / SECOND)
+        return 42
+
+    driver, ear = LocalDriver(driver.pump, Labels("l", "r"), now), Ear(SystemClock())
+    container = driver.prepare("u", Spec.parse(driver="local", command=SUCCEEDS), ear)
+    container.start()
+    assert dead.wait(LIMIT / SECOND)
+    assert container.signal("TERM") is False
+    assert ProcessMeter(known(container.inspect().pid)).read() is None
+    noted.set()
+    assert ear.until(Died).exit_code == 0
 
 
 def test_what_is_left_of_the_group_ends_with_it(start: Prepare) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calls.settings import ledger_path
-from ledger.read import Reader
 from machine.errors import CallEndedError, CallsError, LedgerError
 
 if TYPE_CHECKING:
+    from ledger.read import Reader
     from machine.facts import CancelRequested, KillRequested
 
 Command = Callable[..., Any]
@@ -68,6 +68,7 @@ def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillReques
     Prints each CALL as it was given, like `docker kill`; -> 0, or 1 or 2 when one of them could not be asked.
     """
     from ledger.ledger import Ledger
+    from ledger.read import Reader
 
     status = 0
     with Reader(path) as reader, Ledger(path) as ledger:

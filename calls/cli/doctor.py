@@ -100,13 +100,15 @@ def _clock(driver: Any) -> _Finding:
 def _ledger(path: Path) -> _Finding:
     from ledger.read import Reader
 
-    if not path.exists():
-        return _absent(path)
     try:
+        if not path.exists():
+            return _absent(path)
         with Reader(path) as reader:
             about = reader.about()
     except CallsError as error:
         return _Finding("ledger", "bad", str(error))
+    except OSError as error:
+        return _Finding("ledger", "bad", f"{path} cannot be looked at: {error.strerror}")
     size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
     parts = [str(path), words.size(size), f"schema {about['schema']}", about["journal"].upper()]
     parts += [f"{about['calls']} calls", f"SQLite {about['sqlite']}"]

@@ -44,7 +44,7 @@ def command(ledger: Path, form: str, call: str, *, follow: bool) -> None:
 def _follow(reader: Reader, call_id: int) -> Iterator[list[Row]]:
     seen = 0
     for _ in news(reader):
-        over = reader.settled(call_id)  # asked first: what is written after the answer is not missed
+        over = reader.settled(call_id)  # asked first: what comes after the answer is not missed
         events = reader.events(call_id, seen)
         if events:
             seen = events[-1]["seq"]

@@ -49,9 +49,8 @@ def command(
         printer = _Printer(wanted, begin, timestamps=timestamps)
         seen = 0
         for _ in news(reader):
-            over = not follow or reader.settled(
-                call_id
-            )  # asked first: what comes after the answer is not missed
+            # Asked first: what comes after the answer is not missed.
+            over = not follow or reader.settled(call_id)
             for chunk in reader.output(call_id, seen):
                 printer.take(chunk)
                 seen = chunk.seq

@@ -84,7 +84,7 @@ def emit(form: str, rows: Iterable[Row], columns: Sequence[Column], names: Seque
 
 def put(text: str) -> None:
     """Write to standard output. What it cannot encode is escaped, as JSON would: never a reason to stop."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "backslashreplace":
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(text)
 
@@ -159,7 +159,8 @@ def _to_terminal(cells: Sequence[Sequence[str]], columns: Sequence[Column], *, h
         styled = zip(row, columns, strict=True)
         grid.add_row(*(Text(cell, _style(cell) if column.coloured else "") for cell, column in styled))
     console = Console(highlight=False)
-    console.width = max(console.width, needed)  # rich would cut cells; the terminal only breaks lines
+    width, height = console.size
+    console.size = max(width, needed), height  # rich would cut cells; a terminal only breaks lines
     console.print(grid)
 
 

@@ -14,7 +14,7 @@ from calls.cli.render import TABLE, Column, Row, emit, formats, put, table, to_j
 from ledger.read import Reader
 
 _COLUMNS = (
-    Column("", lambda line: line["label"]),
+    Column("", lambda line: line["label"], width=len("container")),
     Column("", lambda line: line["text"], fold=True, coloured=True),
 )
 _SAID = frozenset(("image", "command", "name", "driver"))  # fields of the spec that have a line of their own

@@ -25,9 +25,8 @@ def command(ledger: Path, form: str, query: str, params: tuple[tuple[str, str], 
 
     calls sql 'select state, count(*) from calls group by state'
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # SQLite is not interrupted otherwise; there is nothing to undo
+    # Otherwise Ctrl-C would have to wait for SQLite; there is nothing to undo.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with Reader(ledger) as reader:
         names, found = reader.query(query, dict(params))
         rows: Iterable[Row] = (dict(zip(names, values, strict=True)) for values in found)

@@ -15,7 +15,10 @@ from ledger.histogram import MAX_POINTS
 from ledger.read import Reader
 from machine.units import SECOND
 
-_LABELLED = (Column("", lambda line: line["label"]), Column("", lambda line: line["text"], fold=True))
+_LABELLED = (
+    Column("", lambda line: line["label"], width=len("samples")),
+    Column("", lambda line: line["text"], fold=True),
+)
 
 
 @click.command()

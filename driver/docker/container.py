@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from driver.docker.driver import DockerDriver
 
 _SUBSCRIBE_SECONDS = 10
+_EVENT_SECONDS = 0.1  # the event of a start comes about a millisecond after, or before, the answer
 _LOOKS = (0.05, 0.2, 0.5, 1, 2, 5)
 
 
@@ -56,6 +57,8 @@ class DockerContainer:
         self._interactive = interactive
         self._beginning: Beginning | None = None
         self._attachment: Attachment | None = None
+        self._engine_at: int | None = None
+        self._start_seen = threading.Event()
         self._own_signals: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._end_sampling = lambda: None
@@ -71,10 +74,11 @@ class DockerContainer:
             try:
                 with speaking(Reason.START_REFUSED):
                     self._client.start(self._id)
-                seen = self.inspect()
+                self._start_seen.wait(_EVENT_SECONDS)
+                self._beginning = Beginning(self._engine_at)
             except UnknownOutcomeError:
                 seen = self._look()
-            self._beginning = Beginning(seen.started_at, seen.pid)
+                self._beginning = Beginning(seen.started_at, seen.pid)
         return self._beginning
 
     def _attach(self) -> None:
@@ -119,7 +123,7 @@ class DockerContainer:
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
         """From the control group when it can be seen from here, else from the engine's stream."""
-        pid = self._beginning.pid if self._beginning else None
+        pid = self.inspect().pid
         group = self._driver.group_of(self.preparation, pid)
         if group is not None:
             meter = CgroupMeter(self._driver.mounts, group, pid)
@@ -167,6 +171,9 @@ class DockerContainer:
     def _event(self, action: str, at: int, attributes: dict[str, str]) -> None:
         tell = self._watcher.fact
         match action.split(":")[0]:
+            case "start":
+                self._engine_at = at
+                self._start_seen.set()
             case "die":
                 tell(Died(at, int(attributes.get("exitCode", "255")), "die"))
             case "oom":

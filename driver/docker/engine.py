@@ -9,6 +9,7 @@ from typing import Any
 
 import docker
 import docker.errors
+from docker.transport import UnixHTTPAdapter
 
 from driver.docker.errors import plain, speaking
 from driver.protocol import HealthCheck, Observation
@@ -16,11 +17,24 @@ from machine.errors import DriverError
 from machine.states import Reason
 
 _OLDEST_API = "1.40"
-_POOL = 1  # docker-py keeps a pool for every URL on a socket file: filling larger ones costs more than connecting
+_POOL = 64  # idle connections kept
 _TIMEOUT = 60  # seconds for one answer; "no answer" then means unknown, never failed
 _NEVER = "0001-"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _HEALTH_DEFAULTS = (("Interval", 30), ("Timeout", 30), ("Retries", 3), ("StartPeriod", 0))
+
+
+class _OnePool(UnixHTTPAdapter):
+    """One pool of connections for one socket file.
+
+    docker-py makes a pool for every URL, and each call has URLs of its own: no connection would ever be used
+    again, and a pool that is dropped while in use ends in an AttributeError (docker-py 7.2, urllib3 2.8).
+    """
+
+    def get_connection(self, url: str, proxies: Any = None) -> Any:
+        """The pool."""
+        del url
+        return super().get_connection("http+docker://localhost", proxies)
 
 
 def connect() -> docker.APIClient:
@@ -29,7 +43,10 @@ def connect() -> docker.APIClient:
         client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
         # What `version="auto"` does costs the engine 12 ms (it runs runc to ask for its version); a ping 1 ms.
         ping = client.get(client.base_url + "/_ping", timeout=_TIMEOUT)
-        client.trust_env = not is_local(client)  # else each request looks through our environment for proxies
+        if is_local(client):
+            client.trust_env = False  # else each request looks through our environment for proxies
+            socket = client.get_adapter(client.base_url)
+            client.mount(client.base_url, _OnePool(socket.socket_path, _TIMEOUT, max_pool_size=_POOL))
         client._version = ping.headers.get("Api-Version", _OLDEST_API)  # noqa: SLF001
         return client
     except (docker.errors.DockerException, OSError, ValueError) as error:

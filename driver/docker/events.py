@@ -16,7 +16,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
-_ACTIONS = ("die", "oom", "kill", "stop", "pause", "unpause", "destroy", "health_status")
+_ACTIONS = ("start", "die", "oom", "kill", "stop", "pause", "unpause", "destroy", "health_status")
 _RETRY = (0.1, 0.2, 0.5, 1.0, 2.0)
 _BROKEN = (requests.exceptions.RequestException, docker.errors.DockerException, OSError, ValueError)
 
