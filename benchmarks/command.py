@@ -1,6 +1,6 @@
 """What `calls run` costs as a whole command beside `docker run --rm` of the same, in turn; and `calls --help`.
 
-    python benchmarks/command.py [--rounds 20]
+python benchmarks/command.py [--rounds 20]
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ def one_by_one(client: docker.APIClient, runner: calls.Runner, network: str, rou
         theirs.append(timed(lambda: bare(client, network)))
         ours.append(timed(lambda: runner.run(IMAGE, ["true"], network=network)))
     mine, peer = statistics.median(ours), statistics.median(theirs)
-    print(f"one by one, network {network:<6}  bare {peer * 1e3:6.1f} ms  recorded {mine * 1e3:6.1f} ms  ratio {mine / peer:.3f}")
+    print(
+        f"one by one, network {network:<6}  bare {peer * 1e3:6.1f} ms  "
+        f"recorded {mine * 1e3:6.1f} ms  ratio {mine / peer:.3f}"
+    )
 
 
 def at_once(client: docker.APIClient, runner: calls.Runner, network: str, count: int, blocks: int = 3) -> None:

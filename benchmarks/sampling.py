@@ -9,6 +9,7 @@ call. CPU is this process's, from its start to its end, starting and removing th
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import sqlite3
 import tempfile
@@ -45,7 +46,7 @@ def report(path: Path, interval: int, states: set[str], threads: int, wall: floa
     """Read the ledger as anybody would."""
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT call_id, at FROM sample WHERE pids IS NOT NULL ORDER BY call_id, seq").fetchall()
-    gaps = [later - earlier for (a, earlier), (b, later) in zip(rows, rows[1:], strict=False) if a == b]
+    gaps = [later - earlier for (a, earlier), (b, later) in itertools.pairwise(rows) if a == b]
     spans = connection.execute(
         "SELECT max(at) - min(at) FROM sample WHERE pids IS NOT NULL GROUP BY call_id"
     ).fetchall()
@@ -53,7 +54,8 @@ def report(path: Path, interval: int, states: set[str], threads: int, wall: floa
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(f"calls {len(spans)} {sorted(states)}, threads {threads}, wall {wall:.0f} s")
     print(f"samples {len(rows)} of {expected} expected, lost {100 * max(0, expected - len(rows)) / expected:.2f} %")
-    print(f"worst gap {max(gaps) / 1e9:.2f} s; gaps recorded {connection.execute('SELECT sum(gaps) FROM call').fetchone()[0]}")
+    recorded = connection.execute("SELECT sum(gaps) FROM call").fetchone()[0]
+    print(f"worst gap {max(gaps) / 1e9:.2f} s; gaps recorded {recorded}")
     print(f"CPU {used.ru_utime + used.ru_stime:.2f} s, peak RSS {used.ru_maxrss / 1024:.0f} MiB")
 
 

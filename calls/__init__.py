@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calls.runner import Call, CallFuture, Runner
+    from calls.outcome import Call
+    from calls.runner import CallFuture, Runner
     from machine.errors import (
         CallsError,
         DriverError,

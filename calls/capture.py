@@ -70,7 +70,9 @@ class _Stream:
 class Capture:
     """Both streams of one call. `feed` is called by the pump's thread, `close` by the call's, once."""
 
-    def __init__(self, limit: int | None, redactor: Redactor, wall: Callable[[], int], keep: Keep, pass_on: PassOn | None) -> None:
+    def __init__(
+        self, limit: int | None, redactor: Redactor, wall: Callable[[], int], keep: Keep, pass_on: PassOn | None
+    ) -> None:
         """`limit` bytes of each stream are kept (None: nothing is kept); `pass_on` gets everything."""
         self._streams = {} if not limit else {number: _Stream(number, limit, redactor) for number in (1, 2)}
         self._wall = wall

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from calls.capture import Capture
 from calls.clock import Clock
 from calls.recorder import Recorder
-from calls.watch import SampleGap, Watch
 from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Sampling
 from machine import facts
 from machine.errors import DriverError, UnknownOutcomeError
@@ -21,6 +20,9 @@ from machine.spec import Spec
 from machine.states import Reason, State
 from machine.units import SECOND
 from machine.verdict import Evidence, Verdict, decide, never_ran
+
+if TYPE_CHECKING:
+    from calls.watch import SampleGap
 
 DRAIN = 2 * SECOND
 """How long the verdict waits for output that makes no progress."""
@@ -161,6 +163,8 @@ class Conductor:
             return decide(evidence)
         except DriverError as error:
             return never_ran(State.ERROR, error.reason, str(error))
+        from calls.watch import Watch  # not before: there was no time to lose, and now there is
+
         evidence.started_at = beginning.engine_at
         self._started(beginning)
         watch = Watch(self, container, evidence, self._sampling, self._clock)

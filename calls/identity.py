@@ -27,7 +27,9 @@ def new_id(now_ms: int | None = None) -> str:
 
 def owner(runner: str) -> Owner:
     """This process, so that nobody takes another one with the same pid for it."""
-    return Owner(runner=runner, host=socket.gethostname(), boot=boot_id(), pid=os.getpid(), pid_started=started(os.getpid()))
+    return Owner(
+        runner=runner, host=socket.gethostname(), boot=boot_id(), pid=os.getpid(), pid_started=started(os.getpid())
+    )
 
 
 def requester(via: Literal["api", "cli", "interrupt", "terminate", "close"]) -> Requester:

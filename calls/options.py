@@ -95,13 +95,17 @@ def _secret(entry: str) -> tuple[str, str]:
     name, _, source = str(entry).partition("=")
     kind, colon, where = source.partition(":")
     if not name:
-        raise SpecError("secret", "a secret needs a name (write NAME, NAME=env:VAR, NAME=file:PATH or NAME=cmd:COMMAND)")
+        raise SpecError(
+            "secret", "a secret needs a name (write NAME, NAME=env:VAR, NAME=file:PATH or NAME=cmd:COMMAND)"
+        )
     if not source:
         return name, _from_environment(name, name)
     readers = {"env": _from_environment, "file": _from_file, "cmd": _from_command}
     if not colon or kind not in readers:
         # The text may be the secret itself: it must not be repeated.
-        raise SpecError("secret", f"{name}: write {name}=env:VAR, {name}=file:PATH or {name}=cmd:COMMAND, not the value")
+        raise SpecError(
+            "secret", f"{name}: write {name}=env:VAR, {name}=file:PATH or {name}=cmd:COMMAND, not the value"
+        )
     return name, readers[kind](name, where)
 
 

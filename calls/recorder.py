@@ -12,7 +12,9 @@ from machine.states import Kind, State
 from machine.table import VERDICTS
 from machine.verdict import Verdict
 
-_FREE_TEXT = frozenset(("name", "image", "message", "error", "output", "comment", "warnings", "why", "fallback", "evidence"))
+_FREE_TEXT = frozenset(
+    ("name", "image", "message", "error", "output", "comment", "warnings", "why", "fallback", "evidence")
+)
 """The fields in which a secret could turn up; the others are of this program's own making."""
 
 

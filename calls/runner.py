@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from calls.capture import Capture, PassOn
 from calls.clock import Clock, SystemClock
 from calls.conduct import Asked, Conductor
 from calls.identity import new_id, owner, requester
-from calls.options import build_spec
+from calls.outcome import Call, outcome
 from calls.recorder import Recorder
 from calls.settings import fingerprinter, ledger_path
 from driver.protocol import Driver, Labels
@@ -26,24 +26,10 @@ from machine import facts
 from machine.errors import CallsError, RefusedError, UsageError
 from machine.spec import Spec
 from machine.states import Kind
-from machine.verdict import Verdict
 
 MAX_CALLS = 256
 
 Via = Literal["api", "cli", "interrupt", "terminate", "close"]
-
-
-class Call(NamedTuple):
-    """How a call ended. The same words as `calls show`; times and samples are in the ledger, under `id`."""
-
-    id: str
-    state: str
-    reason: str
-    exit_code: int | None
-    signal: str | None
-    oom: str | None
-    never_ran: bool
-    message: str | None
 
 
 class CallFuture(Future[Call]):
@@ -91,9 +77,13 @@ class Runner:
         self._closed = False
 
     def __enter__(self) -> Self:
+        """Itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the calls under way; after an exception cancel them first."""
         if kind is not None:
             self.cancel_all("close")
         self.close()
@@ -113,6 +103,8 @@ class Runner:
 
     def submit(self, image: str | None, command: Iterable[str] = (), **options: Any) -> CallFuture:
         """Begin a call and return at once. Wrong options raise here, before anything is recorded."""
+        from calls.options import build_spec  # with pydantic behind it; who has a spec need not load that
+
         pass_on = options.pop("output", None)
         return self.submit_spec(build_spec(image, command, **options), pass_on)
 
@@ -188,7 +180,7 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
             future.set_exception(error)
         else:
-            future.set_result(_call(future.id, verdict))
+            future.set_result(outcome(future.id, verdict))
         finally:
             with self._lock:
                 self._unborn.pop(future.id, None)
@@ -251,17 +243,3 @@ def _built_in(name: str, pump: Pump, labels: Labels) -> Driver:
 
         return LocalDriver(pump, labels)
     raise UsageError(f"--driver: there is no driver {name!r} (docker or local)")
-
-
-def _call(uid: str, verdict: Verdict) -> Call:
-    ended = verdict.ended
-    return Call(
-        id=uid,
-        state=str(verdict.state),
-        reason=str(ended.reason),
-        exit_code=ended.exit_code,
-        signal=ended.signal,
-        oom=ended.oom,
-        never_ran=ended.never_ran,
-        message=ended.message,
-    )

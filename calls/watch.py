@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from calls.alarms import Alarms
 from calls.clock import Clock
@@ -54,6 +55,18 @@ class Watch:
         self._clock = clock
         self._alarms = Alarms()
         self._stopping = Stopping(container, evidence, self._alarms, clock, self._recorder.apply, self._glance)
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            protocol.Died: self._died,
+            protocol.Destroyed: self._destroyed,
+            protocol.OomKilled: self._note_oom,
+            protocol.ForeignSignal: self._foreign_signal,
+            protocol.HealthStatus: lambda fact: self._health(fact.status),
+            protocol.Froze: self._froze,
+            protocol.Thawed: self._thawed,
+            protocol.OutputEnded: self._output_ended,
+            protocol.Unwatched: self._unwatched,
+            SampleGap: self._sample_gap,
+        }
         self._ended = False
         self._gap = False
         self._awaiting_health = False
@@ -120,38 +133,38 @@ class Watch:
 
     def take(self, item: protocol.Fact | SampleGap | Asked) -> None:
         """Note one thing that was seen or asked for."""
-        match item:
-            case protocol.Died():
-                self._evidence.exits[item.source] = item.exit_code
-                self._evidence.death_signal = item.signal
-                self._ended = True
-            case protocol.Destroyed():
-                self._evidence.destroyed = self._ended = True
-            case protocol.OomKilled():
-                self._note_oom(item)
-            case protocol.ForeignSignal():
-                if self._evidence.external_signal is None or not item.stop:
-                    self._evidence.external_signal = item.signal
-                self._evidence.external_stop |= item.stop
-            case protocol.HealthStatus():
-                self._health(item.status)
-            case protocol.Froze() if self._recorder.state in (State.RUNNING, State.HEALTH_WAIT):
-                self._recorder.apply(facts.Paused())
-            case protocol.Thawed() if self._recorder.state is State.PAUSED:
-                self._recorder.apply(facts.Resumed())
-                if self._awaiting_health:
-                    self._watch_health()
-            case protocol.OutputEnded():
-                self._conductor.output_ended()
-                self._alarms.set("glance", self._clock.monotonic() + SETTLE, self._glance)
-            case protocol.Unwatched():
-                self._unwatched(item)
-            case SampleGap():
-                self._recorder.apply(facts.Gap(of="samples", since=item.since, until=item.at, why="no sample in time"))
-            case protocol.Froze() | protocol.Thawed():
-                pass  # a pause of what is paused already
-            case _:
-                self._obey(item)
+        handler = self._handlers.get(type(item), self._obey)
+        handler(item)
+
+    def _died(self, fact: protocol.Died) -> None:
+        self._evidence.exits[fact.source] = fact.exit_code
+        self._evidence.death_signal = fact.signal
+        self._ended = True
+
+    def _destroyed(self, _: protocol.Destroyed) -> None:
+        self._evidence.destroyed = self._ended = True
+
+    def _foreign_signal(self, fact: protocol.ForeignSignal) -> None:
+        if self._evidence.external_signal is None or not fact.stop:
+            self._evidence.external_signal = fact.signal
+        self._evidence.external_stop |= fact.stop
+
+    def _froze(self, _: protocol.Froze) -> None:
+        if self._recorder.state in (State.RUNNING, State.HEALTH_WAIT):
+            self._recorder.apply(facts.Paused())
+
+    def _thawed(self, _: protocol.Thawed) -> None:
+        if self._recorder.state is State.PAUSED:
+            self._recorder.apply(facts.Resumed())
+            if self._awaiting_health:
+                self._watch_health()
+
+    def _output_ended(self, _: protocol.OutputEnded) -> None:
+        self._conductor.output_ended()
+        self._alarms.set("glance", self._clock.monotonic() + SETTLE, self._glance)
+
+    def _sample_gap(self, gap: SampleGap) -> None:
+        self._recorder.apply(facts.Gap(of="samples", since=gap.since, until=gap.at, why="no sample in time"))
 
     def _obey(self, asked: Asked) -> None:
         if asked.why == "cancel":

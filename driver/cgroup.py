@@ -201,4 +201,3 @@ def _v2_bytes(text: str | None) -> tuple[int | None, int | None]:
         return None, None
     pairs = [word.split("=") for word in text.split() if "=" in word]
     return sum(int(v) for k, v in pairs if k == "rbytes"), sum(int(v) for k, v in pairs if k == "wbytes")
-

@@ -67,7 +67,7 @@ class LocalDriver:
 
     def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> LocalContainer:
         """Look whether the working directory is there. A call prepared before keeps its container."""
-        if spec.workdir and not os.path.isdir(spec.workdir):  # noqa: PTH112 - Path raises if it may not look
+        if spec.workdir and not os.path.isdir(spec.workdir):
             raise DriverError(Reason.CREATE_REFUSED, f"{spec.workdir}: no such folder")
         return self._containers.setdefault(uid, LocalContainer(self, uid, spec, watcher))
 
@@ -128,7 +128,7 @@ class LocalContainer:
         # A process inherits what its thread holds back: a stop signal would never reach it.
         held = signals.pthread_sigmask(signals.SIG_SETMASK, ())
         try:
-            return subprocess.Popen(  # noqa: S603 - to run what was asked for is the purpose
+            return subprocess.Popen(
                 spec.command,
                 bufsize=0,
                 stdin=subprocess.PIPE if spec.interactive else subprocess.DEVNULL,

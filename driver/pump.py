@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import threading
@@ -62,10 +63,8 @@ class Pump:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
                 self._thread.start()
-        try:
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups already
             os.write(self._wake_write, b"!")
-        except BlockingIOError:
-            pass  # full of wake-ups already
 
     def _run(self) -> None:
         while True:

@@ -13,8 +13,7 @@ Row = dict[str, Any]
 
 _SPENT = {str(state): f"{state.replace('-', '_')}_ns" for state in State if not state.terminal}
 _LIVE_CPU = (
-    "SELECT cpu_total_ns FROM sample "
-    "WHERE call_id = call.id AND cpu_total_ns IS NOT NULL ORDER BY seq DESC LIMIT 1"
+    "SELECT cpu_total_ns FROM sample WHERE call_id = call.id AND cpu_total_ns IS NOT NULL ORDER BY seq DESC LIMIT 1"
 )
 # Where the kernel keeps the peak, the latest reading has it; only elsewhere all samples must be looked at.
 _LIVE_PEAK = (

@@ -12,7 +12,10 @@ from machine.errors import LedgerError
 from machine.samples import METRICS, Sample
 from machine.states import Kind, State
 
-_EVENT = "INSERT INTO event (call_id, seq, at, kind, state, elapsed_ns, data, samples, chunks, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_EVENT = (
+    "INSERT INTO event (call_id, seq, at, kind, state, elapsed_ns, data, samples, chunks, digest) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _SAMPLE = f"INSERT INTO sample (call_id, seq, at, {', '.join(METRICS)}) VALUES ({', '.join('?' * (3 + len(METRICS)))})"
 _LOG = "INSERT INTO log (call_id, seq, at, stream, offset_bytes, data) VALUES (?, ?, ?, ?, ?, ?)"
 _CALL = f"INSERT OR REPLACE INTO call (id, {', '.join(COLUMNS)}) VALUES ({', '.join('?' * (1 + len(COLUMNS)))})"

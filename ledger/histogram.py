@@ -20,7 +20,7 @@ Point = tuple[int, Mapping[str, float | None] | None]
 class Summary(NamedTuple):
     """One metric in one bucket. `count` is how many samples had a value; counters are read by `last`."""
 
-    count: int
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody wants here
     min: float
     mean: float
     max: float
@@ -32,7 +32,7 @@ class Bucket(NamedTuple):
 
     t_first: int
     t_last: int
-    count: int
+    count: int  # type: ignore[assignment]
     metrics: dict[str, Summary]
 
 

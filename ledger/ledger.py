@@ -36,9 +36,13 @@ class Ledger:
         self.id: str = scalar(self._reader, "SELECT value FROM meta WHERE key = 'ledger'")
 
     def __enter__(self) -> Self:
+        """Itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
         self.close()
 
     def submit(self, uid: str, at: int, data: str) -> int:
@@ -80,5 +84,6 @@ class Ledger:
 
     def close(self) -> None:
         """Write what is queued and close. Idempotent."""
+        with self._reading:
+            self._reader.close()  # first: the last connection to close is the one that checkpoints
         self._writer.close()
-        self._reader.close()

@@ -21,11 +21,41 @@ class Event(NamedTuple):
     chunks: int
 
 
-COLUMNS = (
-    "uid name image image_id image_digest driver container runner state reason message exit_code signal oom never_ran "
-    "created_at started_at ended_at entered_at preparing_ns prepared_ns running_ns health_wait_ns paused_ns cpu_ns "
-    "mem_peak_bytes events samples chunks gaps cleaned spec evidence"
-).split()
+COLUMNS = [
+    "uid",
+    "name",
+    "image",
+    "image_id",
+    "image_digest",
+    "driver",
+    "container",
+    "runner",
+    "state",
+    "reason",
+    "message",
+    "exit_code",
+    "signal",
+    "oom",
+    "never_ran",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "entered_at",
+    "preparing_ns",
+    "prepared_ns",
+    "running_ns",
+    "health_wait_ns",
+    "paused_ns",
+    "cpu_ns",
+    "mem_peak_bytes",
+    "events",
+    "samples",
+    "chunks",
+    "gaps",
+    "cleaned",
+    "spec",
+    "evidence",
+]
 
 _SPENT = {state: f"{state.replace('-', '_')}_ns" for state in State if not state.terminal}
 _ENDED = ("reason", "message", "exit_code", "signal", "oom", "cpu_ns", "mem_peak_bytes")

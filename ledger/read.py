@@ -54,6 +54,7 @@ class Reader:
         self._connection = connect_reader(path)
 
     def __enter__(self) -> Self:
+        """Itself."""
         return self
 
     def __exit__(
@@ -83,25 +84,19 @@ class Reader:
             raise UsageError(f"{text}: write @last or @last-failed")
         found = self._one(_LAST[text])
         if found is None:
-            raise UnknownCallError(
-                f"{text}: no call {'has failed' if text == '@last-failed' else 'is recorded'} yet"
-            )
+            raise UnknownCallError(f"{text}: no call {'has failed' if text == '@last-failed' else 'is recorded'} yet")
         return int(found)
 
     def _part(self, text: str) -> int:
         if len(text) < SHORTEST:
-            raise UnknownCallError(
-                f"no call is named {text!r} (of an id, give {SHORTEST} characters or more)"
-            )
+            raise UnknownCallError(f"no call is named {text!r} (of an id, give {SHORTEST} characters or more)")
         part = text.lower()
         where = "WHERE substr(uid, 1, length(:part)) = :part OR substr(uid, -length(:part)) = :part"
         found = self._rows(f"SELECT id, uid, name FROM call {where} {_NEWEST}", {"part": part})
         if not found:
             raise UnknownCallError(f"no call matches {text!r} in {self.path} (calls ps -a lists them)")
         if len(found) > 1:
-            named = ", ".join(
-                row["uid"][-12:] + f" ({row['name']})" * bool(row["name"]) for row in found[:NAMED]
-            )
+            named = ", ".join(row["uid"][-12:] + f" ({row['name']})" * bool(row["name"]) for row in found[:NAMED])
             more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
             raise AmbiguousCallError(f"{text!r} matches {len(found)} calls: {named}{more}")
         return int(found[0]["id"])
@@ -132,9 +127,7 @@ class Reader:
 
     def events(self, call_id: int, after_seq: int = 0) -> list[Row]:
         """The events of a call after number `after_seq`: the view `events`, with `data` as an object."""
-        rows = self._rows(
-            "SELECT * FROM events WHERE call_id = ? AND seq > ? ORDER BY seq", (call_id, after_seq)
-        )
+        rows = self._rows("SELECT * FROM events WHERE call_id = ? AND seq > ? ORDER BY seq", (call_id, after_seq))
         return [{**row, "data": json.loads(row["data"])} for row in rows]
 
     def samples(self, call_id: int, last: int | None = None) -> list[Row]:
@@ -147,9 +140,7 @@ class Reader:
         """The history of an ended call, at most 240 points a metric: the view `histogram_point`, and uid."""
         columns = "point.*, call.uid, (point.t_first - call.created_at) / 1e9 AS t_seconds"
         source = "histogram_point AS point JOIN call ON call.id = point.call_id"
-        return self._rows(
-            f"SELECT {columns} FROM {source} WHERE point.call_id = ? ORDER BY bucket, metric", (call_id,)
-        )
+        return self._rows(f"SELECT {columns} FROM {source} WHERE point.call_id = ? ORDER BY bucket, metric", (call_id,))
 
     def highest(self, call_id: int) -> dict[str, float | None]:
         """The highest value of every metric: for a counter, where it ended. None where never measured."""
@@ -170,9 +161,7 @@ class Reader:
                 return
             after_seq = page[-1].seq
 
-    def query(
-        self, sql: str, values: Mapping[str, object] | None = None
-    ) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    def query(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[list[str], Iterator[Sequence[Any]]]:
         """Carry out one query of one's own; -> the names of its columns and its rows. See `ledger.query`."""
         return query(self._connection, sql, values or {})
 

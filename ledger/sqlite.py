@@ -24,7 +24,15 @@ else:
     except ImportError:
         import sqlite3
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "connect_reader", "connect_writer", "explain", "has_reset_bug", "sqlite3"]
+__all__ = [
+    "APPLICATION_ID",
+    "SCHEMA_VERSION",
+    "connect_reader",
+    "connect_writer",
+    "explain",
+    "has_reset_bug",
+    "sqlite3",
+]
 
 APPLICATION_ID = 0x63616C6C
 SCHEMA_VERSION = 1
@@ -70,9 +78,9 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open for reading only: such a connection neither writes nor checkpoints. The file must exist."""
-    if not path.exists():
-        raise LedgerError(f"no ledger at {path} yet: record a call first (calls run IMAGE), or give --ledger FILE")
     with explain(path):
+        if not path.exists():
+            raise LedgerError(f"no ledger at {path} yet: record a call first (calls run IMAGE), or give --ledger FILE")
         uri = f"file:{quote(str(path.absolute()))}?mode=ro"
         if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
             uri += "&immutable=1"  # a WAL ledger on read-only ground: nobody can be writing it
@@ -118,7 +126,9 @@ def _touch(path: Path) -> None:
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
-    application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    application, version = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
     if application == 0 and version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         return 0
     if application != APPLICATION_ID:

@@ -125,7 +125,7 @@ class Ended(Record):
     never_ran: bool = False
     cpu_ns: int | None = None
     mem_peak_bytes: int | None = None
-    evidence: dict[str, Any] = {}
+    evidence: dict[str, Any] = {}  # noqa: RUF012 - Record copies it
 
     def dump(self) -> str:
         """As `Fact.dump`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transitions import EventData, Machine, MachineError
+from transitions import Machine, MachineError
 
 from machine.errors import IllegalTransitionError
 from machine.states import Kind, State
@@ -45,7 +45,7 @@ class Lifecycle:
         return State(self.state)
 
 
-def _write(event: EventData) -> None:
+def _write(event: Any) -> None:
     # A `before` callback: when the write fails the state stays. An `after` one would leave it ahead.
     target = event.transition.dest or event.model.state
     event.model.write(Kind(event.event.name), State(target), event.args[0])

@@ -63,7 +63,7 @@ def _interval(value: Any) -> int:
 def _list(value: Any) -> Any:
     # A command is a list, never a line to be split on blanks: quotes would be lost.
     if isinstance(value, str):
-        raise ValueError(f"give a list, not the text {value!r}")
+        raise ValueError(f"give a list, not the text {value!r}")  # noqa: TRY004 - pydantic reports ValueErrors
     return value
 
 
@@ -108,8 +108,11 @@ def _check_together(spec: Spec) -> None:
     if any(not name or "=" in name for name in spec.env):
         raise SpecError("env", "a variable needs a name without '='")
     for option, value in spec.asked().items():
-        if "\0" in "".join(_texts(value)):
+        text = "".join(_texts(value))
+        if "\0" in text:
             raise SpecError(option, "contains a NUL character")
+        if not text.isascii() and text.encode(errors="replace").decode() != text:
+            raise SpecError(option, "contains bytes that are not UTF-8: neither engine nor ledger can take them")
 
 
 def _texts(value: Any) -> list[str]:

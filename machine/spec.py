@@ -76,12 +76,14 @@ class Spec(NamedTuple):
         """The request as the ledger keeps it: only what was asked for, secrets as fingerprints."""
         record = self.asked()
         secret = self.secret_names()
-        if "env" in record:
-            record["env"] = {name: value for name, value in self.env.items() if name not in secret}
-        record = self.redactor().data(record)
+        if plain := {name: value for name, value in self.env.items() if name not in secret}:
+            record["env"] = plain
+        else:
+            record.pop("env", None)
+        clean: dict[str, Any] = self.redactor().data(record)
         if secret:
-            record["secret"] = {name: fingerprint(self.env[name]) for name in sorted(secret)}
-        return record
+            clean["secret"] = {name: fingerprint(self.env[name]) for name in sorted(secret)}
+        return clean
 
     def require(self, honoured: Iterable[str], driver: str) -> None:
         """SpecError for the first option asked for that `driver` cannot honour. Nothing is silently ignored."""

@@ -57,10 +57,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 STEPS: dict[tuple[State | None, Kind], State] = {
-    (source, rule.kind): rule.target or source
-    for rule in RULES
-    for source in rule.sources
-    if rule.target or source
+    (source, rule.kind): target for rule in RULES for source in rule.sources if (target := rule.target or source)
 }
 """The table as a dict: (state, kind) -> next state. What is absent is illegal."""
 
@@ -92,8 +89,7 @@ def diagram() -> str:
     for rule in RULES:
         if rule.target is None:
             continue
-        for source in rule.sources:
-            lines.append(f"    {_node(source)} --> {_node(rule.target)}: {rule.kind}")
+        lines += [f"    {_node(source)} --> {_node(rule.target)}: {rule.kind}" for source in rule.sources]
     lines += [f"    {_node(state)} --> [*]" for state in _ENDED]
     return "\n".join(lines) + "\n"
 

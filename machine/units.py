@@ -53,7 +53,7 @@ def _not_a(thing: str, given: object, examples: str) -> str:
 
 
 def show_duration(nanoseconds: int) -> str:
-    """Nanoseconds as people read them: `0.25s`, `12.3s`, `5m00s`, `1h30m`."""
+    """Nanoseconds as people read them: `0.25s`, `12.3s`, `5m00s`, `1h30m`, `3d04h`."""
     seconds = nanoseconds / SECOND
     if seconds < 10:
         return f"{seconds:.2f}s"
@@ -63,7 +63,9 @@ def show_duration(nanoseconds: int) -> str:
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m"
+    if hours < 48:
+        return f"{hours}h{minutes:02d}m"
+    return f"{hours // 24}d{hours % 24:02d}h"
 
 
 def show_size(count: float) -> str:

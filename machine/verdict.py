@@ -41,10 +41,10 @@ class Evidence(Record):
     stopped it, set only once a signal of ours was delivered. Times in ns, the engine's clock.
     """
 
-    exits: dict[str, int] = {}
+    exits: dict[str, int] = {}  # noqa: RUF012 - Record copies it
     started_at: int | None = None
     finished_at: int | None = None
-    oom: set[str] = set()
+    oom: set[str] = set()  # noqa: RUF012
     near_limit: bool = False
     stop: Why | None = None
     stop_signal: str | None = None

@@ -31,7 +31,7 @@ CALL          NAME     IMAGE                STATE      REASON        EXIT   WALL
 000000000003  slow     registry:5000/app:2  timeout    deadline       137  3.62s                    2025-10-09 08:56:20
 000000000002  three    busybox:1            error      exit             3  1.50s                    2025-10-09 08:55:20
 000000000001  ok       busybox:1            success    exit             0  2.00s  0.50s     4.0MiB  2025-10-09 08:54:20
-"""  # noqa: E501 - the table is as wide as it is
+"""
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ class TestOutput:
             call.end(State.SUCCESS, Reason.EXIT)
         for words in ("stats @last --nl", "stats @last --csv", "sql 'SELECT * FROM samples'"):
             line = f"{' '.join(COMMAND)} {words} | head -1"
-            done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+            done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
             assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
     def test_a_terminal_gets_colour_unless_it_wants_none(self, path: Path) -> None:

@@ -43,7 +43,7 @@ SEQ        T+  EVENT             STATE        DATA
   2     0.000  cancel-requested  preparing    by=user@host:2 via=cli comment="not needed"
   3     0.125  cancelled         cancelled    reason=user never_ran=true
   4     0.135  cleaned           cancelled
-""",  # noqa: E501 - the table is as wide as it is
+""",
             "",
         )
 

@@ -177,7 +177,7 @@ def test_a_lost_event_is_known_to_inspect_alone(step: Step, status: str, code: i
 def test_what_a_process_does_ends_with_it() -> None:
     """What others do may come late: an OOM event after the exit, a removal."""
     late = [writes(b"late"), exits(9), happens(HealthStatus, "unhealthy"), happens(Froze)]
-    others = [happens(OomKilled, after=2), happens(ForeignSignal, "TERM", True, after=2)]  # noqa: FBT003
+    others = [happens(OomKilled, after=2), happens(ForeignSignal, "TERM", True, after=2)]
     _, container, ear = play(Script([exits(0), *late, *others, happens(Destroyed, after=3)]))
     kinds = [type(fact) for fact in heard(ear)]
     assert kinds == [OutputEnded, Died, OomKilled, ForeignSignal, Destroyed]

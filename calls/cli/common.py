@@ -83,9 +83,7 @@ def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillReques
     return status
 
 
-def _ask(
-    reader: Reader, append: Callable[..., None], call: str, fact: CancelRequested | KillRequested
-) -> None:
+def _ask(reader: Reader, append: Callable[..., None], call: str, fact: CancelRequested | KillRequested) -> None:
     call_id = reader.resolve(call)
     try:
         if not reader.ended(call_id):

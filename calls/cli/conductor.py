@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import driver.docker  # noqa: F401 - loaded while the request is still being read
-from calls.runner import Call, CallFuture, Runner
+from calls.outcome import FAILED, INTERRUPTED, Call, describe, exit_status
+from calls.runner import CallFuture, Runner
 from machine.errors import CallsError
-from machine.signals import signal_number
 from machine.spec import Spec
 
-_FAILED, _NOT_EXECUTABLE, _NOT_FOUND, _TIMED_OUT, _INTERRUPTED = 125, 126, 127, 124, 130
-_NEVER_RAN = {"start-not-executable": _NOT_EXECUTABLE, "start-not-found": _NOT_FOUND}
 _TUPLES = ("command", "secret", "volume", "tmpfs")
 
 
@@ -28,7 +26,7 @@ def main(orders: int, answers: int) -> int:
     if not text:
         return 0
     order: dict[str, Any] = json.loads(text)
-    asked = {name: tuple(value) if name in _TUPLES else value for name, value in order["spec"].items()}
+    asked: dict[str, Any] = {name: tuple(value) if name in _TUPLES else value for name, value in order["spec"].items()}
     spec = Spec(**asked)
     if order["detach"]:
         os.setsid()
@@ -62,7 +60,7 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
         _describe(runner, call)
     elif call.never_ran or call.reason != "exit":
         _complain(f"{describe(call)}; calls show {call.id[-12:]}")
-    return _INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
+    return INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
 
 
 def _describe(runner: Runner, call: Call) -> None:
@@ -74,7 +72,7 @@ def _describe(runner: Runner, call: Call) -> None:
 
 def _complain(message: str) -> int:
     sys.stderr.write(f"calls: {' '.join(message.split())}\n")
-    return _FAILED
+    return FAILED
 
 
 def _go_dark() -> None:
@@ -148,28 +146,3 @@ class _Progress:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
             self._dirty = False
-
-
-def describe(call: Call) -> str:
-    """The end of a call in one line."""
-    parts = [f"{call.state}/{call.reason}"]
-    if call.exit_code is not None:
-        parts.append(f"exit code {call.exit_code}")
-    if call.signal:
-        parts.append(f"signal {call.signal}")
-    return ", ".join(parts) + (f": {call.message}" if call.message else "")
-
-
-def exit_status(call: Call) -> int:
-    """What `calls run` exits with."""
-    if call.state == "timeout":
-        return _TIMED_OUT
-    if call.state == "cancelled":
-        return _INTERRUPTED
-    if call.state == "killed" and call.signal and not call.never_ran:
-        return 128 + signal_number(call.signal)
-    if call.never_ran:
-        return _NEVER_RAN.get(call.reason, _FAILED)
-    if call.exit_code is None or (call.state == "error" and call.exit_code == 0):
-        return _FAILED
-    return call.exit_code

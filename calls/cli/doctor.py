@@ -113,9 +113,7 @@ def _ledger(path: Path) -> _Finding:
     parts = [str(path), words.size(size), f"schema {about['schema']}", about["journal"].upper()]
     parts += [f"{about['calls']} calls", f"SQLite {about['sqlite']}"]
     if about["reset_bug"]:
-        parts.append(
-            "this SQLite can lose commits (the WAL-reset bug): pip install pysqlite3, or 3.51.3 or newer"
-        )
+        parts.append("this SQLite can lose commits (the WAL-reset bug): pip install pysqlite3, or 3.51.3 or newer")
     return _Finding("ledger", "bad" if about["reset_bug"] else "ok", "  ".join(parts))
 
 

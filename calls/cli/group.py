@@ -6,8 +6,6 @@ Each command lives in a module that is imported only when the command is used, s
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import click
@@ -76,9 +74,11 @@ def run(arguments: list[str]) -> int:
         return 1 if error.no else wrong
     except (KeyboardInterrupt, click.Abort):
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except SystemExit as stop:  # click's answer to a reader that went away: quiet
+        return stop.code if isinstance(stop.code, int) else 1
+    except OSError as error:
+        _complain(f"cannot go on: {error.strerror or error}")
+        return 1
     return result if isinstance(result, int) else 0
 
 

@@ -11,9 +11,7 @@ from calls.cli.common import request, takes_calls, takes_ledger
 
 @click.command()
 @takes_calls
-@click.option(
-    "--signal", "-s", metavar="SIGNAL", default="KILL", show_default=True, help="TERM, SIGTERM or 15."
-)
+@click.option("--signal", "-s", metavar="SIGNAL", default="KILL", show_default=True, help="TERM, SIGTERM or 15.")
 @takes_ledger
 def command(ledger: Path, calls: tuple[str, ...], signal: str) -> int:
     """Send calls a signal. A call that ends of it is killed/user.

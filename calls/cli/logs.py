@@ -20,9 +20,7 @@ _NAMES = {1: "stdout", 2: "stderr"}
 @click.option("--stdout", "only_stdout", is_flag=True, help="Standard output only.")
 @click.option("--stderr", "only_stderr", is_flag=True, help="Standard error only.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="The last N lines only.")
-@click.option(
-    "--timestamps", "-t", is_flag=True, help="Begin each line with the time at which it came (UTC)."
-)
+@click.option("--timestamps", "-t", is_flag=True, help="Begin each line with the time at which it came (UTC).")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the call ends.")
 @takes_ledger
 def command(
@@ -68,9 +66,7 @@ def _tail(reader: Reader, call_id: int, wanted: set[int], count: int) -> dict[in
     lines: deque[tuple[int, int]] = deque(maxlen=count)
     for chunk in reader.output(call_id):
         if chunk.stream in wanted:
-            starts = _line_starts(
-                chunk.data, count, fresh=fresh[chunk.stream] or chunk.offset > ends[chunk.stream]
-            )
+            starts = _line_starts(chunk.data, count, fresh=fresh[chunk.stream] or chunk.offset > ends[chunk.stream])
             lines.extend((chunk.stream, chunk.offset + start) for start in starts)
             ends[chunk.stream] = chunk.offset + len(chunk.data)
             fresh[chunk.stream] = chunk.data.endswith(b"\n")

@@ -40,9 +40,7 @@ COLUMNS = (
 @click.option("--all", "-a", "everything", is_flag=True, help="List all calls.")
 @click.option("--last", "-n", type=click.IntRange(min=1), metavar="N", help="List the last N calls.")
 @click.option("--quiet", "-q", is_flag=True, help="Print ids only.")
-@click.option(
-    "--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE", help="List only calls that match."
-)
+@click.option("--filter", "-f", "filters", multiple=True, metavar="KEY=VALUE", help="List only calls that match.")
 @formats
 @takes_ledger
 def command(

@@ -152,9 +152,7 @@ def _to_terminal(cells: Sequence[Sequence[str]], columns: Sequence[Column], *, h
     for column, width in zip(columns, _widths([*titles, *cells], columns), strict=True):
         least = min(width, _FOLD) if column.fold else width
         needed += least + 2
-        grid.add_column(
-            column.title, justify="right" if column.right else "left", overflow="fold", min_width=least
-        )
+        grid.add_column(column.title, justify="right" if column.right else "left", overflow="fold", min_width=least)
     for row in cells:
         styled = zip(row, columns, strict=True)
         grid.add_row(*(Text(cell, _style(cell) if column.coloured else "") for cell, column in styled))
@@ -169,10 +167,7 @@ def _style(cell: str) -> str:
 
 
 def _widths(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[int]:
-    return [
-        max((column.width, *(_width(line[number]) for line in lines)))
-        for number, column in enumerate(columns)
-    ]
+    return [max((column.width, *(_width(line[number]) for line in lines))) for number, column in enumerate(columns)]
 
 
 def _to_file(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
@@ -188,7 +183,4 @@ def _to_file(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
 def _width(text: str) -> int:
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(sign) else 1 + (unicodedata.east_asian_width(sign) in "WF")
-        for sign in text
-    )
+    return sum(0 if unicodedata.combining(sign) else 1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from calls.cli import launch
+from calls.cli.common import takes_ledger
 
 
 def _options(command: Callable[..., int]) -> Callable[..., int]:
@@ -23,10 +25,10 @@ def _many(*names: str, metavar: str, text: str) -> Callable[[Callable[..., int]]
 _OPTIONS = (
     _many("--env", "-e", metavar="NAME[=VALUE]", text="Set an environment variable."),
     _many("--env-file", metavar="FILE", text="Read environment variables from a file."),
-    _many("--secret", metavar="NAME[=SOURCE]", text="A variable whose value is never recorded; SOURCE is env:VAR, file:PATH or cmd:COMMAND."),
+    _many("--secret", metavar="NAME[=SOURCE]", text="A variable that is never recorded; SOURCE: env:VAR, file:PATH, cmd:COMMAND."),
     _many("--volume", "-v", metavar="SOURCE:TARGET[:ro]", text="Bind a path or a volume."),
     _many("--tmpfs", metavar="PATH[:OPTIONS]", text="Mount a tmpfs."),
-    _many("--label", metavar="NAME=VALUE", text="Set a label."),
+    _many("--label", "-l", metavar="NAME=VALUE", text="Set a label."),
     click.option("--workdir", "-w", metavar="PATH", help="Working directory."),
     click.option("--user", "-u", metavar="USER[:GROUP]", help="User to run as."),
     click.option("--name", metavar="NAME", help="A name for the call; `calls show NAME` finds the newest of it."),
@@ -44,29 +46,29 @@ _OPTIONS = (
     click.option("--health-interval", metavar="DURATION", help="Time between checks (30s)."),
     click.option("--health-retries", metavar="NUMBER", help="Failures in a row that make it unhealthy (3)."),
     click.option("--health-start-period", metavar="DURATION", help="Time in which failures do not count (0s)."),
-    click.option("--health-probe-timeout", metavar="DURATION", help="Longest one check may take (30s); Docker's --health-timeout."),
+    click.option("--health-probe-timeout", metavar="DURATION", help="Longest a check may take (30s): Docker's --health-timeout."),
     click.option("--no-healthcheck", is_flag=True, default=None, help="Ignore the image's health check."),
     click.option("--stop-signal", metavar="SIGNAL", help="Signal that asks for the end (the image's, else TERM)."),
     click.option("--stop-timeout", metavar="DURATION", help="Grace between that and SIGKILL (10s)."),
-    click.option("--timeout", metavar="DURATION", help="Longest the process may run; then it is stopped: exit status 124."),
+    click.option("--timeout", metavar="DURATION", help="Longest the process may run, then it is stopped (124)."),
     click.option("--prepare-timeout", metavar="DURATION", help="Longest pulling and creating may take."),
-    click.option("--health-timeout", metavar="DURATION", help="Longest to wait for health (what the check can take at most)."),
+    click.option("--health-timeout", metavar="DURATION", help="Longest to wait for health (what the check can take)."),
     click.option("--sample", metavar="DURATION|off", help="Time between samples (1s; at least 100ms)."),
     click.option("--log-limit", metavar="SIZE|off", help="Output kept per stream, head and tail (16m)."),
-    click.option("--keep", is_flag=True, default=None, help="Keep the container; otherwise it is removed, as by docker run --rm."),
+    click.option("--keep", is_flag=True, default=None, help="Keep the container; else it is removed, as by --rm."),
     click.option("--driver", metavar="docker|local", help="docker, or local: a process of this host, not isolated."),
-    click.option("--json", "as_json", is_flag=True, help="Describe the call as JSON on standard error when it ended."),
+    click.option("--json", "as_json", is_flag=True, help="Describe the call as JSON on stderr at its end."),
 )  # fmt: skip
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
     short_help="Run a container call, record it, pass its exit status through.",
 )
 @_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [COMMAND] [ARG]...")
-@click.pass_obj
-def command(ledger: str | None, words: tuple[str, ...], detach: bool, as_json: bool, **options: Any) -> int:
+@takes_ledger
+def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool, **options: Any) -> int:
     """Run a container call, record it, and pass its output and exit status through.
 
     Options end at IMAGE: what follows is the command, taken as a list. With --driver local there is no
@@ -87,5 +89,5 @@ def command(ledger: str | None, words: tuple[str, ...], detach: bool, as_json: b
         spec = build_spec(words[0], words[1:], **given)
     if detach and spec.interactive:
         raise SpecError("detach", "contradicts --interactive: nobody would be there to type")
-    order = {"ledger": ledger, "spec": spec.asked(), "detach": detach, "json": as_json}
+    order = {"ledger": str(ledger), "spec": spec.asked(), "detach": detach, "json": as_json}
     return (launch.conductor or launch.Conductor()).carry_out(order)

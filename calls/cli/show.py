@@ -82,13 +82,9 @@ def _exit(call: Row) -> str:
 def _oom(call: Row) -> str:
     if call["oom"] is None:
         return ""
-    return str(call["oom"]) + (
-        "" if call["state"] == "killed" else ": memory ran out in it, but that did not end it"
-    )
+    return str(call["oom"]) + ("" if call["state"] == "killed" else ": memory ran out in it, but that did not end it")
 
 
 def _took(call: Row) -> str:
-    spans = [
-        f"{name} {words.span(spent)}" for name, spent in call["seconds"].items() if spent and name != "total"
-    ]
+    spans = [f"{name} {words.span(spent)}" for name, spent in call["seconds"].items() if spent and name != "total"]
     return f"{words.span(call['seconds']['total'])}: {', '.join(spans)}"

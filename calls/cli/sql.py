@@ -15,9 +15,7 @@ from ledger.read import Reader
 
 @click.command()
 @click.argument("query")
-@click.option(
-    "--param", "-p", "params", nargs=2, multiple=True, metavar="NAME VALUE", help="A value for :NAME."
-)
+@click.option("--param", "-p", "params", nargs=2, multiple=True, metavar="NAME VALUE", help="A value for :NAME.")
 @formats
 @takes_ledger
 def command(ledger: Path, form: str, query: str, params: tuple[tuple[str, str], ...]) -> None:

@@ -23,9 +23,7 @@ _LABELLED = (
 
 @click.command()
 @takes_calls
-@click.option(
-    "--points", is_flag=True, help="The history in at most 240 points, with their minima and maxima."
-)
+@click.option("--points", is_flag=True, help="The history in at most 240 points, with their minima and maxima.")
 @formats
 @takes_ledger
 def command(ledger: Path, form: str, calls: tuple[str, ...], *, points: bool) -> None:

@@ -30,7 +30,6 @@ def command(ledger: Path, calls: tuple[str, ...]) -> None:
 def _code(call: dict[str, Any]) -> int:
     if call["exit_code"] is not None:
         return int(call["exit_code"])
-    from calls.cli.conductor import exit_status
-    from calls.runner import Call
+    from calls.outcome import Call, exit_status
 
     return exit_status(Call(**{name: call[name] for name in Call._fields}))

@@ -10,7 +10,9 @@ import docker
 from machine.spec import Spec
 
 
-def create_request(client: docker.APIClient, spec: Spec, labels: dict[str, str], cgroup_parent: str | None) -> dict[str, Any]:
+def create_request(
+    client: docker.APIClient, spec: Spec, labels: dict[str, str], cgroup_parent: str | None
+) -> dict[str, Any]:
     """The body of `POST /containers/create`."""
     host = client.create_host_config(
         binds=[_bind(volume) for volume in spec.volume if ":" in volume] or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import docker.errors
@@ -12,7 +13,6 @@ import docker.errors
 from driver.cgroup import CgroupMeter
 from driver.docker.engine import inspect
 from driver.docker.errors import speaking
-from driver.docker.stats import StatsStream
 from driver.docker.streams import Attachment
 from driver.protocol import (
     Beginning,
@@ -38,6 +38,7 @@ from machine.states import Reason
 
 if TYPE_CHECKING:
     from driver.docker.driver import DockerDriver
+    from driver.docker.stats import StatsStream
 
 _SUBSCRIBE_SECONDS = 10
 _EVENT_SECONDS = 0.1  # the event of a start comes about a millisecond after, or before, the answer
@@ -61,10 +62,12 @@ class DockerContainer:
         self._start_seen = threading.Event()
         self._own_signals: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._end_sampling = lambda: None
+        self._end_sampling: Callable[[], None] = lambda: None
         self._stream: StatsStream | None = None
         self._totals: Sample | None = None
-        driver.events.listen(self._id, self._event, lambda since, why: watcher.fact(Unwatched(time.time_ns(), since, why)))
+        driver.events.listen(
+            self._id, self._event, lambda since, why: watcher.fact(Unwatched(time.time_ns(), since, why))
+        )
 
     def start(self) -> Beginning:
         """Attach, then start, once. When no answer comes we look whether it began; it is never asked twice."""
@@ -85,7 +88,9 @@ class DockerContainer:
         with speaking(Reason.START_REFUSED):
             params = {"stdin": int(self._interactive), "stdout": 1, "stderr": 1, "stream": 1}
             raw = self._client.attach_socket(self._id, params=params)
-        self._attachment = Attachment(raw, self._watcher.output, lambda: self._watcher.fact(OutputEnded(time.time_ns())))
+        self._attachment = Attachment(
+            raw, self._watcher.output, lambda: self._watcher.fact(OutputEnded(time.time_ns()))
+        )
         self._driver.pump.add(self._attachment)
         if self._interactive:
             self._attachment.feed()
@@ -131,6 +136,8 @@ class DockerContainer:
                 self._end_sampling = sampling.add(meter, interval, sink)
                 return
         if pid is not None:
+            from driver.docker.stats import StatsStream
+
             self._stream = StatsStream(self._client, self._id, interval, sink)
 
     def totals(self) -> Sample | None:
@@ -170,7 +177,7 @@ class DockerContainer:
 
     def _event(self, action: str, at: int, attributes: dict[str, str]) -> None:
         tell = self._watcher.fact
-        match action.split(":")[0]:
+        match action.split(":", maxsplit=1)[0]:
             case "start":
                 self._engine_at = at
                 self._start_seen.set()

@@ -24,7 +24,7 @@ _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d
 _HEALTH_DEFAULTS = (("Interval", 30), ("Timeout", 30), ("Retries", 3), ("StartPeriod", 0))
 
 
-class _OnePool(UnixHTTPAdapter):
+class _OnePool(UnixHTTPAdapter):  # type: ignore[misc] # docker-py is untyped
     """One pool of connections for one socket file.
 
     docker-py makes a pool for every URL, and each call has URLs of its own: no connection would ever be used
@@ -90,7 +90,11 @@ def observation(found: dict[str, Any]) -> Observation:
     health = state.get("Health") or {}
     probes = health.get("Log") or [{}]
     return Observation(
-        status=state["Status"] if state["Status"] in ("created", "running", "paused") else "exited" if ended else "running",
+        status=state["Status"]
+        if state["Status"] in ("created", "running", "paused")
+        else "exited"
+        if ended
+        else "running",
         exit_code=state["ExitCode"] if ended else None,
         started_at=nanoseconds(state.get("StartedAt")),
         finished_at=nanoseconds(state.get("FinishedAt")) if ended else None,

@@ -16,7 +16,10 @@ _NO_ENGINE = (ConnectionRefusedError, FileNotFoundError, PermissionError, NotADi
 
 _PULL = (
     (r"unauthorized|denied|authentication|no basic auth|forbidden", Reason.PULL_DENIED),
-    (r"no such host|dial tcp|timeout|connection refused|tls|x509|EOF|unreachable|server gave HTTP", Reason.PULL_UNREACHABLE),
+    (
+        r"no such host|dial tcp|timeout|connection refused|tls|x509|EOF|unreachable|server gave HTTP",
+        Reason.PULL_UNREACHABLE,
+    ),
     (r"not found|manifest unknown|no such image|does not exist", Reason.PULL_MISSING),
 )
 _START = (
@@ -74,7 +77,9 @@ def _root(error: BaseException) -> BaseException:
     while id(error) not in seen:
         seen.add(id(error))
         inner = [item for item in error.args if isinstance(item, BaseException)]
-        error = next(iter(inner), None) or getattr(error, "reason", None) or error.__cause__ or error.__context__ or error
+        error = (
+            next(iter(inner), None) or getattr(error, "reason", None) or error.__cause__ or error.__context__ or error
+        )
         if not isinstance(error, BaseException):
             break
     return error

@@ -6,6 +6,7 @@ hands over, and every break is reported as a gap, after which each call looks fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -36,7 +37,7 @@ class EventReader:
         self._stream: Any = None
         self._last = 0
         self._seen: set[tuple[str, str, int]] = set()
-        self._closing = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine-events", daemon=True)
         self._thread.start()
 
@@ -54,17 +55,15 @@ class EventReader:
 
     def close(self) -> None:
         """End the thread. Idempotent."""
-        self._closing = True
+        self._closing.set()
         if self._stream is not None:
-            try:
+            with contextlib.suppress(*_BROKEN):  # broken already
                 self._stream.close()
-            except _BROKEN:
-                pass  # broken already
         self._thread.join(5)
 
     def _run(self) -> None:
         failures = 0
-        while not self._closing:
+        while not self._closing.is_set():
             since = time.time_ns()
             try:
                 for event in self._subscribe():
@@ -73,7 +72,7 @@ class EventReader:
                 why = "the engine closed the event stream"
             except _BROKEN as error:
                 why = f"the event stream broke: {error}"
-            if self._closing:
+            if self._closing.is_set():
                 return
             self._report_gap(self._last or since, why)
             time.sleep(_RETRY[min(failures, len(_RETRY) - 1)])

@@ -47,7 +47,13 @@ class StatsStream:
             url = self._client._url("/containers/{0}/stats", self._container)  # noqa: SLF001
             self._response = self._client._get(url, params={"stream": 1}, stream=True, timeout=None)  # noqa: SLF001
             self._read(self._response.raw.stream(65536, decode_content=False))
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError, ValueError, AttributeError):
+        except (
+            requests.exceptions.RequestException,
+            docker.errors.DockerException,
+            OSError,
+            ValueError,
+            AttributeError,
+        ):
             return  # the runner sees the silence as a gap
 
     def _read(self, pieces: Iterator[bytes]) -> None:

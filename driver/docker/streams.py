@@ -16,10 +16,12 @@ _READ = 256 * 1024
 class Attachment:
     """A source for the pump: takes the engine's multiplexed stream apart, byte for byte."""
 
-    def __init__(self, raw: socket.SocketIO | socket.socket, output: Callable[[int, bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self, raw: socket.SocketIO | socket.socket, output: Callable[[int, bytes], None], ended: Callable[[], None]
+    ) -> None:
         """`raw` is what docker-py's attach_socket gives; `ended` is called once, at the end."""
         self._raw = raw  # keeps the response alive, which closes the connection when it is collected
-        self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[assignment]
+        self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[arg-type]
         self._socket.setblocking(False)
         self._output = output
         self._ended = ended
@@ -70,7 +72,7 @@ class Attachment:
 
     def _feed(self) -> None:
         try:
-            while data := sys.stdin.buffer.raw.read(65536):  # type: ignore[attr-defined]
+            while data := sys.stdin.buffer.raw.read(65536):  # type: ignore[union-attr]
                 view = memoryview(data)
                 while view:
                     select.select([], [self._socket], [])
