@@ -60,6 +60,7 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close."""
         self._connection.close()
 
     def resolve(self, text: str) -> int:

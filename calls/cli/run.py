@@ -25,7 +25,7 @@ def _many(*names: str, metavar: str, text: str) -> Callable[[Callable[..., int]]
 _OPTIONS = (
     _many("--env", "-e", metavar="NAME[=VALUE]", text="Set an environment variable."),
     _many("--env-file", metavar="FILE", text="Read environment variables from a file."),
-    _many("--secret", metavar="NAME[=SOURCE]", text="A variable that is never recorded; SOURCE: env:VAR, file:PATH, cmd:COMMAND."),
+    _many("--secret", metavar="NAME[=SOURCE]", text="A variable not recorded; from env:VAR, file:PATH, cmd:COMMAND."),
     _many("--volume", "-v", metavar="SOURCE:TARGET[:ro]", text="Bind a path or a volume."),
     _many("--tmpfs", metavar="PATH[:OPTIONS]", text="Mount a tmpfs."),
     _many("--label", "-l", metavar="NAME=VALUE", text="Set a label."),
@@ -46,7 +46,7 @@ _OPTIONS = (
     click.option("--health-interval", metavar="DURATION", help="Time between checks (30s)."),
     click.option("--health-retries", metavar="NUMBER", help="Failures in a row that make it unhealthy (3)."),
     click.option("--health-start-period", metavar="DURATION", help="Time in which failures do not count (0s)."),
-    click.option("--health-probe-timeout", metavar="DURATION", help="Longest a check may take (30s): Docker's --health-timeout."),
+    click.option("--health-probe-timeout", metavar="DURATION", help="Longest for a check; Docker's --health-timeout."),
     click.option("--no-healthcheck", is_flag=True, default=None, help="Ignore the image's health check."),
     click.option("--stop-signal", metavar="SIGNAL", help="Signal that asks for the end (the image's, else TERM)."),
     click.option("--stop-timeout", metavar="DURATION", help="Grace between that and SIGKILL (10s)."),

@@ -75,7 +75,7 @@ class DockerContainer:
             self._driver.events.wait(_SUBSCRIBE_SECONDS)
             self._attach()
             try:
-                with speaking(Reason.START_REFUSED):
+                with self._driver.starting, speaking(Reason.START_REFUSED):
                     self._client.start(self._id)
                 self._start_seen.wait(_EVENT_SECONDS)
                 self._beginning = Beginning(self._engine_at)
