@@ -30,6 +30,10 @@ ABANDON = 10 * SECOND
 """How long a silent stream is waited for after the verdict, before the container is removed."""
 
 
+Tell = Callable[[str, bool], None]
+"""Takes a line for a person, and whether it is to stay: a warning does, progress does not."""
+
+
 class Asked(NamedTuple):
     """Somebody wants the end: `cancel` in good order, or `kill` by a signal."""
 
@@ -49,9 +53,9 @@ class Conductor:
         recorder: Recorder,
         capture: Capture,
         clock: Clock,
-        tell: Callable[[str], None] = lambda _: None,
+        tell: Tell = lambda _, __: None,
     ) -> None:
-        """`tell` gets progress lines for a person."""
+        """`tell` gets lines for a person."""
         self.uid = uid
         self.spec = spec
         self.mailbox: queue.SimpleQueue[Fact | SampleGap | Asked] = queue.SimpleQueue()
@@ -83,7 +87,7 @@ class Conductor:
 
     def progress(self, text: str) -> None:
         """A line for a person who waits."""
-        self._tell(text)
+        self._tell(text, False)
 
     def given_up(self) -> bool:
         """Whether preparing has become pointless."""
@@ -137,6 +141,8 @@ class Conductor:
                 warnings=made.warnings,
             )
         )
+        for warning in made.warnings:
+            self._tell(f"warning: {warning}", True)
         return container
 
     def _unprepared(self) -> Verdict | None:

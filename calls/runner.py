@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from calls.capture import Capture, PassOn
 from calls.clock import Clock, SystemClock
-from calls.conduct import Asked, Conductor
+from calls.conduct import Asked, Conductor, Tell
 from calls.identity import new_id, owner, requester
 from calls.outcome import Call, outcome
 from calls.recorder import Recorder
@@ -55,7 +55,7 @@ class Runner:
         max_calls: int = MAX_CALLS,
         clock: Clock | None = None,
         drivers: Iterable[Driver] = (),
-        tell: Callable[[str], None] = lambda _: None,
+        tell: Tell = lambda _, __: None,
     ) -> None:
         """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones."""
         if max_calls < 1:

@@ -47,6 +47,9 @@ _REFUSALS = {
 }
 
 
+NOT_ISOLATED = "a local process is not isolated: it can read and write whatever you can, this ledger included"
+
+
 class LocalDriver:
     """Processes of this host."""
 
@@ -92,7 +95,9 @@ class LocalContainer:
 
     def __init__(self, driver: LocalDriver, uid: str, spec: Spec, watcher: Watcher) -> None:
         """Nothing runs yet."""
-        self.preparation = Preparation(container=f"local:{uid}", stop_signal=spec.stop_signal or "TERM")
+        self.preparation = Preparation(
+            container=f"local:{uid}", stop_signal=spec.stop_signal or "TERM", warnings=(NOT_ISOLATED,)
+        )
         self._driver = driver
         self._uid = uid
         self._spec = spec

@@ -37,43 +37,52 @@ class Pump:
         self._closing = False
 
     def add(self, source: Source) -> None:
-        """Read `source` until its end; then it is closed."""
-        self._do(lambda: void(self._selector.register(source, selectors.EVENT_READ)))
+        """Read `source` until its end; then it is closed. A closed pump reads nothing and closes it at once."""
+        if not self._do(lambda: void(self._selector.register(source, selectors.EVENT_READ))):
+            source.close()
 
     def drop(self, source: Source) -> None:
-        """Stop reading `source` and close it, ended or not. Idempotent."""
+        """Stop reading `source` and close it, ended or not. Idempotent; `close` has dropped all of them."""
         self._do(lambda: self._end(source))
 
     def close(self) -> None:
         """Drop all sources and end the thread. Idempotent."""
-        if self._closing:
-            return
-        self._closing = True
-        self._do(lambda: None)
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            self._wake()
         if self._thread is not None:
             self._thread.join()
         for descriptor in (self._wake_read, self._wake_write):
             os.close(descriptor)
         self._selector.close()
 
-    def _do(self, command: Callable[[], None]) -> None:
-        # The selector belongs to the thread: others hand it commands.
+    def _do(self, command: Callable[[], None]) -> bool:
+        # The selector belongs to the thread: others hand it commands, as long as it is there.
         with self._lock:
+            if self._closing:
+                return False
             self._commands.append(command)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="output-pump", daemon=True)
                 self._thread.start()
+            self._wake()
+            return True
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full of wake-ups already
             os.write(self._wake_write, b"!")
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
-                if key.fd == self._wake_read:
-                    os.read(self._wake_read, 4096)
-                    self._obey()
-                elif not self._ready(key.fileobj):  # type: ignore[arg-type]
+            ready = [key for key, _ in self._selector.select()]
+            for key in ready:
+                if key.fd != self._wake_read and not self._ready(key.fileobj):  # type: ignore[arg-type]
                     self._end(key.fileobj)  # type: ignore[arg-type]
+            if any(key.fd == self._wake_read for key in ready):  # last: what is dropped must not be read after it
+                os.read(self._wake_read, 4096)
+                self._obey()
             if self._closing:
                 for key in list(self._selector.get_map().values()):
                     if key.fd != self._wake_read:

@@ -11,6 +11,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """The entry point. Imports nothing that costs time: see `launch` for why."""
     gc.disable()  # a short life: collecting costs a tenth of the start-up and frees nothing
+    _stand_in()
     from calls.cli import launch
 
     if "run" in sys.argv[1:4]:  # after `--ledger FILE` at most; a wrong guess costs a fork
@@ -24,3 +25,10 @@ def main() -> NoReturn:
         except (OSError, ValueError):
             status = status or 1
     os._exit(status)  # without waiting for the interpreter to tidy up
+
+
+def _stand_in() -> None:
+    # Else the first pipe or socket that is opened gets the number of the missing stream, and its output.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))  # noqa: SIM115

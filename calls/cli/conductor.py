@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -20,7 +22,10 @@ _TUPLES = ("command", "secret", "volume", "tmpfs")
 
 
 def main(orders: int, answers: int) -> int:
-    """Read one order, `{ledger, spec, detach, json, terminal}`, from a descriptor; -> the exit status."""
+    """Read one order, `{ledger, spec, detach, json, terminal}`, from a descriptor; -> the exit status.
+
+    `terminal`: standard input is one, and the call reads it.
+    """
     with os.fdopen(orders, encoding="ascii") as pipe:
         text = pipe.read()
     if not text:
@@ -30,8 +35,9 @@ def main(orders: int, answers: int) -> int:
     spec = Spec(**asked)
     if order["detach"]:
         os.setsid()
-    elif not spec.interactive:
+    elif not order["terminal"]:  # only the foreground group may read it
         os.setpgid(0, 0)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # under `stty tostop` our output would stop us
     try:
         return _conduct(order["ledger"], spec, answers if order["detach"] else None, as_json=order["json"])
     except CallsError as error:
@@ -52,14 +58,14 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
 
         future = runner.submit_spec(spec, output, started)
         if output is not None:
-            output.gone = lambda: runner.cancel(future.id, "nobody reads the output any more", "close")
+            output.when_gone(lambda: runner.cancel(future.id, "nobody reads the output any more", "close"))
         interrupts = _Interrupts(runner, future)
         call = future.result()
         progress.clear()
     if as_json:
         _describe(runner, call)
     elif call.never_ran or call.reason != "exit":
-        _complain(f"{describe(call)}; calls show {call.id[-12:]}")
+        _complain(spec.redactor().text(f"{describe(call)}; calls show {call.id[-12:]}"))
     return INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
 
 
@@ -67,12 +73,17 @@ def _describe(runner: Runner, call: Call) -> None:
     from ledger.read import Reader
 
     with Reader(runner.ledger.path) as reader:
-        sys.stderr.write(json.dumps(reader.show(call.id)) + "\n")
+        _say(json.dumps(reader.show(call.id)))
 
 
 def _complain(message: str) -> int:
-    sys.stderr.write(f"calls: {' '.join(message.split())}\n")
+    _say(f"calls: {' '.join(message.split())}")
     return FAILED
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it: the exit status says enough
+        sys.stderr.write(f"{line}\n")
 
 
 def _go_dark() -> None:
@@ -107,24 +118,47 @@ class _Interrupts:
 
     def _act(self, action: Callable[[], None]) -> None:
         # In a thread: a handler interrupts code that may hold the very lock that the action wants.
-        threading.Thread(target=action, name="interrupt", daemon=True).start()
+        threading.Thread(target=_try, args=(action,), name="interrupt", daemon=True).start()
+
+
+def _try(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except CallsError as error:
+        _complain(str(error))
 
 
 class _PassOn:
     """The call's output becomes ours, byte for byte: the engine's streams 1 and 2 are our descriptors, too."""
 
     def __init__(self) -> None:
-        self.gone: Callable[[], None] = lambda: None
+        self._gone: Callable[[], None] = lambda: None
         self._broken = False
+
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        """Call `gone` when nobody reads the output any more, or at once when that is so already."""
+        self._gone = gone
+        if self._broken:
+            gone()
 
     def __call__(self, stream: int, data: bytes) -> None:
         view = memoryview(data)
         try:
             while view and not self._broken:
-                view = view[os.write(stream, view) :]
+                view = view[_write(stream, view) :]
         except OSError:
             self._broken = True
-            self.gone()
+            self._gone()
+
+
+def _write(stream: int, data: memoryview) -> int:
+    try:
+        return os.write(stream, data)
+    except BlockingIOError:  # a terminal or pipe that somebody, sharing it with us, has made non-blocking
+        poll = select.poll()
+        poll.register(stream, select.POLLOUT)
+        poll.poll()
+        return 0
 
 
 class _Progress:
@@ -134,9 +168,12 @@ class _Progress:
         self._shown = shown
         self._dirty = False
 
-    def show(self, text: str) -> None:
-        if self._shown:
-            width = os.get_terminal_size(2).columns - 1
+    def show(self, text: str, stay: bool) -> None:  # noqa: FBT001 - see calls.conduct.Tell
+        if stay:
+            self.clear()
+            _complain(text)
+        elif self._shown:
+            width = (os.get_terminal_size(2).columns or 80) - 1  # 0: the terminal does not know
             sys.stderr.write("\r\x1b[K" + text[:width])
             sys.stderr.flush()
             self._dirty = True

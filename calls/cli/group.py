@@ -6,6 +6,7 @@ Each command lives in a module that is imported only when the command is used, s
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -86,4 +87,5 @@ def _complain(message: str, error: click.ClickException | None = None) -> None:
     hint = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         hint = f" (see {error.ctx.command_path} --help)"
-    click.echo(f"calls: {' '.join(message.split())}{hint}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it: the exit status says enough
+        click.echo(f"calls: {' '.join(message.split())}{hint}", err=True)

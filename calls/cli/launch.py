@@ -7,6 +7,7 @@ Forked first of all, before any thread or connection exists.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,10 +40,12 @@ class Conductor:
 
         A detached call answers with its id as soon as its process runs; whatever ends before that has
         told why on standard error. Signals are passed on: the child is in a process group of its own,
-        so that Ctrl-C reaches it once and in one way.
+        so that Ctrl-C reaches it once and in one way (unless it must read from the terminal).
         """
         for number in _HELD:
-            signal.signal(number, lambda number, _: os.kill(self._pid, number))
+            signal.signal(number, self._pass_on)
+        if order["terminal"]:
+            signal.signal(signal.SIGINT, lambda *_: None)  # the child reads from it, and is told by it
         with os.fdopen(self._orders, "w", encoding="ascii") as orders:
             json.dump(order, orders)
         with os.fdopen(self._answers, encoding="ascii") as answers:
@@ -54,6 +57,10 @@ class Conductor:
         if status < 0:
             sys.stderr.write("calls: the recording process was killed; its call goes on unrecorded\n")
         return status if status >= 0 else _FAILED
+
+    def _pass_on(self, number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self._pid, number)
 
 
 conductor: Conductor | None = None
@@ -75,8 +82,9 @@ def _conduct(orders: int, answers: int) -> NoReturn:
     except BaseException:  # noqa: BLE001 - a fork must never return into its parent's code
         import traceback
 
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
         os._exit(status)

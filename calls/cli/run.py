@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,5 +90,6 @@ def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool
         spec = build_spec(words[0], words[1:], **given)
     if detach and spec.interactive:
         raise SpecError("detach", "contradicts --interactive: nobody would be there to type")
-    order = {"ledger": str(ledger), "spec": spec.asked(), "detach": detach, "json": as_json}
+    terminal = spec.interactive and os.isatty(0)
+    order = {"ledger": str(ledger), "spec": spec.asked(), "detach": detach, "json": as_json, "terminal": terminal}
     return (launch.conductor or launch.Conductor()).carry_out(order)

@@ -38,7 +38,7 @@ def create_request(
             labels={**spec.label, **labels},
             stdin_open=spec.interactive,
             healthcheck=_health(spec),
-            stop_signal=spec.stop_signal and f"SIG{spec.stop_signal}",
+            stop_signal=spec.stop_signal and _signal(spec.stop_signal),
             host_config=host,
         )
     )
@@ -48,6 +48,10 @@ def _bind(volume: str) -> str:
     # As the docker command: a source that begins with a dot is a path from here, not the name of a volume.
     source, rest = volume.split(":", 1)
     return f"{os.path.abspath(source)}:{rest}" if source.startswith(".") else volume
+
+
+def _signal(name: str) -> str:
+    return name if name.isdecimal() else f"SIG{name}"  # a real-time signal has only a number
 
 
 def _tmpfs(mount: str) -> tuple[str, str]:

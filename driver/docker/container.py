@@ -65,14 +65,15 @@ class DockerContainer:
         self._end_sampling: Callable[[], None] = lambda: None
         self._stream: StatsStream | None = None
         self._totals: Sample | None = None
-        driver.events.listen(
+        self._events = driver.events  # kept: asking for it after the driver was closed would make another
+        self._events.listen(
             self._id, self._event, lambda since, why: watcher.fact(Unwatched(time.time_ns(), since, why))
         )
 
     def start(self) -> Beginning:
         """Attach, then start, once. When no answer comes we look whether it began; it is never asked twice."""
         if self._beginning is None:
-            self._driver.events.wait(_SUBSCRIBE_SECONDS)
+            self._events.wait(_SUBSCRIBE_SECONDS)
             self._attach()
             try:
                 with self._driver.starting, speaking(Reason.START_REFUSED):
@@ -155,6 +156,7 @@ class DockerContainer:
 
     def remove(self) -> None:
         """Remove the container, its anonymous volumes and its parent group."""
+        self.close()  # first: its destruction is our own doing, and no news
         try:
             with speaking(Reason.ENGINE_LOST):
                 self._client.remove_container(self._id, v=True, force=True)
@@ -163,15 +165,13 @@ class DockerContainer:
             already = isinstance(cause, docker.errors.APIError) and cause.status_code in (404, 409)
             if not already:
                 raise
-        finally:
-            self.close()
         if self.preparation.cgroup_parent:
             self._driver.mounts.remove(self.preparation.cgroup_parent)
 
     def close(self) -> None:
         """Let go of the connection and the events."""
         self._end_sampling()
-        self._driver.events.forget(self._id)
+        self._events.forget(self._id)
         if self._attachment is not None:
             self._driver.pump.drop(self._attachment)
 

@@ -16,7 +16,7 @@ from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
 from driver.docker.config import create_request
 from driver.docker.container import DockerContainer
-from driver.docker.engine import connect, health_check, is_local, nanoseconds
+from driver.docker.engine import connect, health_check, is_local, nanoseconds, stop_signal
 from driver.docker.errors import speaking
 from driver.docker.events import EventReader
 from driver.protocol import LABEL, Labels, Preparation, Watcher
@@ -125,13 +125,12 @@ class DockerDriver:
         key = spec.image, image_id
         if key not in self._digests:
             self._digests[key] = images.digest(self.client, spec.image, image_id)
-        stop_signal = str(found["Config"].get("StopSignal") or "TERM").removeprefix("SIG")
         return Preparation(
             container=container,
             image_id=image_id,
             image_digest=self._digests[key],
             cgroup_parent=parent,
-            stop_signal=stop_signal,
+            stop_signal=stop_signal(found),
             health=health_check(found),
             warnings=warnings,
         )

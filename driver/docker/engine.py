@@ -14,6 +14,7 @@ from docker.transport import UnixHTTPAdapter
 from driver.docker.errors import plain, speaking
 from driver.protocol import HealthCheck, Observation
 from machine.errors import DriverError
+from machine.signals import signal_name, signal_number
 from machine.states import Reason
 
 _OLDEST_API = "1.40"
@@ -21,6 +22,8 @@ _POOL = 64  # idle connections kept
 _TIMEOUT = 60  # seconds for one answer; "no answer" then means unknown, never failed
 _NEVER = "0001-"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+_REAL_TIME = re.compile(r"SIG(RTMIN|RTMAX)([+-]\d+)?")  # as the images of systemd have it
+_REAL_TIME_BASE = {"RTMIN": 34, "RTMAX": 64}  # the engine's numbers
 _HEALTH_DEFAULTS = (("Interval", 30), ("Timeout", 30), ("Retries", 3), ("StartPeriod", 0))
 
 
@@ -115,6 +118,17 @@ def health_check(found: dict[str, Any]) -> HealthCheck | None:
         check.get(name) or default * (1 if name == "Retries" else 10**9) for name, default in _HEALTH_DEFAULTS
     )
     return HealthCheck(interval, timeout, retries, start_period)
+
+
+def stop_signal(found: dict[str, Any]) -> str:
+    """The stop signal in force in an inspect answer, in our words: TERM, or a number (`SIGRTMIN+3` is 37)."""
+    name = str(found["Config"].get("StopSignal") or "TERM")
+    if match := _REAL_TIME.fullmatch(name):
+        return str(_REAL_TIME_BASE[match[1]] + int(match[2] or 0))
+    try:
+        return signal_name(signal_number(name))
+    except ValueError:
+        return "TERM"  # a name that only the engine knows: what it does when there is none
 
 
 def nanoseconds(text: str | None) -> int | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from driver.protocol import STDERR, STDOUT
 
 _HEADER = 8  # stream (1 byte), three zeros, length (4 bytes, big-endian): the engine's multiplexing
 _READ = 256 * 1024
+_PIECE = 64 * 1024
 
 
 class Attachment:
@@ -32,13 +37,16 @@ class Attachment:
         return self._socket.fileno()
 
     def ready(self) -> bool:
-        """Read what is there and pass on each whole frame; False at the end."""
+        """Read what is there and pass on each whole frame; False at the end, which is reported."""
         while True:
             try:
                 data = self._socket.recv(_READ)
-            except (BlockingIOError, ssl.SSLWantReadError):
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return True
+            except OSError:
+                data = b""  # broken off: nothing more will come
             if not data:
+                self._ended()
                 return False
             self._buffer += data
             self._pass_on()
@@ -52,31 +60,51 @@ class Attachment:
             end = start + _HEADER + int.from_bytes(buffer[start + 4 : start + _HEADER], "big")
             if len(buffer) < end:
                 break
-            if not runs or runs[-1][0] != buffer[start]:
-                runs.append((buffer[start], []))
+            stream = STDOUT if buffer[start] <= STDOUT else STDERR  # 0 and 3 are possible, and descriptors here
+            if not runs or runs[-1][0] != stream:
+                runs.append((stream, []))
             runs[-1][1].append(bytes(buffer[start + _HEADER : end]))
             start = end
         del buffer[:start]
-        for stream, frames in runs:
-            self._output(stream, b"".join(frames))
+        for number, frames in runs:
+            self._output(number, b"".join(frames))
 
     def close(self) -> None:
-        """Close the connection and say that the output is at its end."""
+        """Close the connection."""
         self._raw.close()
         self._socket.close()  # http.client still holds it open otherwise
-        self._ended()
 
     def feed(self) -> None:
         """Send our standard input to the process, in a thread of its own; its end closes the process' input."""
         threading.Thread(target=self._feed, name="stdin", daemon=True).start()
 
     def _feed(self) -> None:
-        try:
-            while data := sys.stdin.buffer.raw.read(65536):  # type: ignore[union-attr]
-                view = memoryview(data)
-                while view:
-                    select.select([], [self._socket], [])
-                    view = view[self._socket.send(view) :]
+        # Either side may fail: the process ended first, or our input broke off, and then the process' input ends.
+        with contextlib.suppress(OSError, ValueError):
+            for data in _input():
+                self._send(memoryview(data))
+        with contextlib.suppress(OSError, ValueError):
             self._socket.shutdown(socket.SHUT_WR)
-        except (OSError, ValueError):
-            return  # the process ended first: nobody is left to read
+
+    def _send(self, view: memoryview) -> None:
+        poll = select.poll()  # not select: it cannot count beyond 1024 descriptors
+        poll.register(self._socket.fileno(), select.POLLOUT)
+        while view:
+            poll.poll()
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                view = view[self._socket.send(view) :]
+
+
+def _input() -> Iterator[bytes]:
+    try:
+        descriptor = sys.stdin.fileno()
+    except (OSError, AttributeError):  # in memory, or there is none: nothing is waited for
+        yield sys.stdin.buffer.read() if sys.stdin else b""
+        return
+    poll = select.poll()  # the terminal, or whoever gave it to us, may have made it non-blocking
+    poll.register(descriptor, select.POLLIN)
+    while poll.poll():
+        with contextlib.suppress(BlockingIOError):
+            if not (data := os.read(descriptor, _PIECE)):
+                return
+            yield data
