@@ -6,13 +6,15 @@ A driver joins by an entry in DRIVERS; one that needs an engine is named in NEED
 from __future__ import annotations
 
 import queue
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
 
 from calls.clock import Clock, SystemClock
+from driver.docker import DockerDriver
 from driver.local import LocalDriver
-from driver.protocol import STDERR, STDOUT, Container, Driver, Fact, Labels
+from driver.protocol import LABEL, STDERR, STDOUT, Container, Driver, Fact, Labels
 from driver.pump import Pump
 from driver.scripted import Schedule, Script, ScriptedDriver, exits, writes
 from machine.errors import DriverError
@@ -89,17 +91,22 @@ class Ear:
 
 
 class Stage(NamedTuple):
-    """A driver, the clock it lives by, and the options that its specs need besides a command."""
+    """A driver, the clock it lives by, and the options that its specs need besides a command.
+
+    `prefix`: what ids begin with, so that two runs of the tests on one engine do not take each other's
+    containers for their own.
+    """
 
     driver: Driver
     clock: Clock
     options: dict[str, str]
+    prefix: str = ""
 
     def prepare(self, command: tuple[str, ...], ear: Ear | None = None, uid: str = "the-call") -> Container:
         """A container of `command`, checked and prepared."""
         spec = Spec.parse(driver=self.driver.name, command=command, **self.options)
         self.driver.check(spec)
-        return self.driver.prepare(uid, spec, ear or self.ear())
+        return self.driver.prepare(self.prefix + uid, spec, ear or self.ear())
 
     def ear(self) -> Ear:
         """A new one, on this clock."""
@@ -130,5 +137,24 @@ def local() -> Iterator[Stage]:
     pump.close()
 
 
-DRIVERS: dict[str, Callable[[], AbstractContextManager[Stage]]] = {"scripted": scripted, "local": local}
+@contextmanager
+def docker() -> Iterator[Stage]:
+    """Containers of a real engine; none of them is left."""
+    pump = Pump()
+    labels = Labels(ledger=str(uuid.uuid4()), runner=str(uuid.uuid4()))
+    driver = DockerDriver(pump, labels)
+    client = driver.client
+    yield Stage(driver, SystemClock(), {"image": "busybox", "network": "none"}, f"{labels.runner}-")
+    driver.close()
+    pump.close()
+    left = client.containers(all=True, filters={"label": f"{LABEL}runner={labels.runner}"})
+    for container in left:
+        client.remove_container(container, force=True)
+    client.close()
+    assert left == []
+
+
+Drivers = dict[str, Callable[[], AbstractContextManager[Stage]]]
+
+DRIVERS: Drivers = {"scripted": scripted, "local": local, "docker": docker}
 NEEDS_ENGINE = frozenset(("docker",))

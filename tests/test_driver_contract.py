@@ -20,10 +20,11 @@ from contract import (
 from driver.protocol import STDERR, STDOUT, Container, Died, OutputEnded
 from machine.errors import DriverError
 from machine.states import Reason
+from machine.units import SECOND
 
-_PARAMETERS = [
-    pytest.param(name, marks=pytest.mark.engine if name in NEEDS_ENGINE else ()) for name in DRIVERS
-]
+MOMENT = SECOND
+"""How far apart two clocks' readings of one instant may be."""
+_PARAMETERS = [pytest.param(name, marks=pytest.mark.engine if name in NEEDS_ENGINE else ()) for name in DRIVERS]
 
 
 @pytest.fixture(params=_PARAMETERS)
@@ -97,10 +98,12 @@ def test_the_exit_code_is_reported_and_recorded(stage: Stage, command: tuple[str
     seen = container.inspect()
     assert (died.exit_code, died.signal) == (code, None)
     assert (seen.status, seen.exit_code, seen.oom_killed) == ("exited", code, False)
-    assert beginning.engine_at == seen.started_at
     assert seen.started_at is not None
     assert seen.finished_at is not None
-    assert seen.started_at <= seen.finished_at
+    # An engine notes a start when the process is on its way: `true` may have ended a moment before that.
+    assert seen.started_at <= seen.finished_at + MOMENT
+    if beginning.engine_at is not None:  # it came in time
+        assert abs(beginning.engine_at - seen.started_at) < MOMENT
     container.remove()
 
 

@@ -1,0 +1,192 @@
+"""The docker driver's translations, without an engine: errors, answers, streams."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import docker.errors
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driver.docker.engine import health_check, nanoseconds, observation
+from driver.docker.errors import pull_reason, speaking
+from driver.docker.stats import documents, reading
+from driver.docker.streams import Attachment
+from driver.protocol import HealthCheck
+from machine.errors import DriverError, UnknownOutcomeError
+from machine.states import Reason
+
+KNOWN = {
+    "APIError", "BuildError", "ContainerError", "ContextAlreadyExists", "ContextException", "ContextNotFound",
+    "DeprecatedMethod", "DockerException", "ImageLoadError", "ImageNotFound", "InvalidArgument", "InvalidConfigFile",
+    "InvalidRepository", "InvalidVersion", "MissingContextParameter", "NotFound", "NullResource", "StreamParseError",
+    "TLSParameterError",
+}  # fmt: skip
+
+
+def api_error(status: int, message: str) -> docker.errors.APIError:
+    response = requests.Response()
+    response.status_code = status
+    return docker.errors.APIError("refused", response=response, explanation=message)
+
+
+def spoken(error: Exception, reason: Reason = Reason.CREATE_REFUSED) -> DriverError:
+    with pytest.raises(DriverError) as caught, speaking(reason):
+        raise error
+    return caught.value
+
+
+def test_every_error_of_docker_py_is_known() -> None:
+    """When the library grows one, decide here what it means."""
+    found = {name for name, item in vars(docker.errors).items() if isinstance(item, type) and issubclass(item, Exception)}
+    assert found <= KNOWN, found - KNOWN
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN - {"BuildError", "ContainerError", "StreamParseError"}))
+def test_every_error_becomes_ours(name: str) -> None:
+    kind = getattr(docker.errors, name, docker.errors.DockerException)
+    assert isinstance(spoken(kind("x")), DriverError)
+
+
+def test_a_refusal_keeps_the_engines_words_on_one_line() -> None:
+    error = spoken(api_error(400, "invalid\n  mount config"))
+    assert (error.reason, str(error)) == (Reason.CREATE_REFUSED, "invalid mount config")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('exec: "nosuch": executable file not found in $PATH: unknown', Reason.START_NOT_FOUND),
+        ('exec: "/no/such": stat /no/such: no such file or directory: unknown', Reason.START_NOT_FOUND),
+        ('exec: "/etc": permission denied: unknown', Reason.START_NOT_EXECUTABLE),
+        ('exec: "/etc": is a directory: unknown', Reason.START_NOT_EXECUTABLE),
+        ("exec format error", Reason.START_NOT_EXECUTABLE),
+        ("network nosuch not found", Reason.START_REFUSED),
+    ],
+)
+def test_why_a_start_was_refused(message: str, reason: Reason) -> None:
+    assert spoken(api_error(400, message), Reason.START_REFUSED).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("manifest for x:9 not found: manifest unknown", Reason.PULL_MISSING),
+        ("pull access denied for x, repository does not exist or may require 'docker login'", Reason.PULL_DENIED),
+        ("unauthorized: authentication required", Reason.PULL_DENIED),
+        ('Get "https://r/v2/": dial tcp: lookup r on 10.0.0.1:53: no such host', Reason.PULL_UNREACHABLE),
+        ("net/http: TLS handshake timeout", Reason.PULL_UNREACHABLE),
+        ("something else", Reason.PULL_FAILED),
+    ],
+)
+def test_why_a_pull_failed(message: str, reason: Reason) -> None:
+    assert pull_reason(message) is reason
+
+
+def test_no_answer_is_unknown_not_failed() -> None:
+    assert isinstance(spoken(requests.exceptions.ReadTimeout("timed out")), UnknownOutcomeError)
+    cut = requests.exceptions.ConnectionError(OSError("Connection aborted.", ConnectionResetError(104, "reset by peer")))
+    assert isinstance(spoken(cut), UnknownOutcomeError)
+
+
+@pytest.mark.parametrize("cause", [FileNotFoundError(2, "No such file"), ConnectionRefusedError(111, "refused")])
+def test_no_engine_is_known_to_have_done_nothing(cause: OSError) -> None:
+    error = spoken(requests.exceptions.ConnectionError(OSError("Connection aborted.", cause)))
+    assert error.reason is Reason.ENGINE_UNAVAILABLE
+    assert not isinstance(error, UnknownOutcomeError)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-21T08:22:41.513770476Z", 1795249361513770476),
+        ("2026-11-21T08:22:41Z", 1795249361000000000),
+        ("2026-11-21T10:22:41.5+02:00", 1795249361500000000),
+        ("0001-01-01T00:00:00Z", None),
+        ("", None),
+        (None, None),
+        ("nonsense", None),
+    ],
+)
+def test_the_engines_times(text: str | None, expected: int | None) -> None:
+    assert nanoseconds(text) == expected
+
+
+def test_a_container_that_never_started_has_no_exit_code() -> None:
+    state = {"Status": "created", "ExitCode": 127, "StartedAt": "0001-01-01T00:00:00Z", "Error": "no such command"}
+    seen = observation({"State": state})
+    assert (seen.status, seen.exit_code, seen.started_at) == ("created", None, None)
+
+
+def test_health_checks_that_are_none() -> None:
+    assert health_check({"Config": {}}) is None
+    assert health_check({"Config": {"Healthcheck": {"Test": ["NONE"]}}}) is None
+    found = health_check({"Config": {"Healthcheck": {"Test": ["CMD", "true"], "Interval": 5}}})
+    assert found == HealthCheck(5, 30 * 10**9, 3, 0)
+
+
+def framed(stream: int, data: bytes) -> bytes:
+    return bytes([stream, 0, 0, 0]) + len(data).to_bytes(4, "big") + data
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=300)), max_size=20), st.integers(1, 97))
+def test_a_multiplexed_stream_arrives_byte_for_byte_however_it_is_cut(frames: list[tuple[int, bytes]], cut: int) -> None:
+    ours, theirs = socket.socketpair()
+    got = {1: b"", 2: b""}
+    ended = []
+
+    def output(stream: int, data: bytes) -> None:
+        got[stream] += data
+
+    attachment = Attachment(ours, output, lambda: ended.append(True))
+    wire = b"".join(framed(*frame) for frame in frames)
+    for start in range(0, len(wire), cut):
+        theirs.sendall(wire[start : start + cut])
+        assert attachment.ready()
+    theirs.close()
+    assert not attachment.ready()
+    attachment.close()
+    assert got == {number: b"".join(data for stream, data in frames if stream == number) for number in (1, 2)}
+    assert ended == [True]
+
+
+STATS: dict[str, Any] = {
+    "read": "2026-11-21T08:22:41.5Z",
+    "cpu_stats": {"cpu_usage": {"total_usage": 30, "usage_in_usermode": 20, "usage_in_kernelmode": 10}},
+    "memory_stats": {"usage": 13000, "limit": 64, "stats": {"inactive_file": 1000, "anon": 8192, "file": 4096}},
+    "networks": {"eth0": {"rx_bytes": 1, "tx_bytes": 2}, "eth1": {"rx_bytes": 3, "tx_bytes": 4}},
+    "blkio_stats": {"io_service_bytes_recursive": [{"op": "read", "value": 5}, {"op": "Write", "value": 6}]},
+    "pids_stats": {"current": 4},
+}
+
+
+def test_a_stats_document_of_version_2_without_percpu_usage_has_its_cpu() -> None:
+    sample = reading(STATS)
+    assert sample is not None
+    assert (sample.cpu_total_ns, sample.mem_usage_bytes, sample.mem_rss_bytes) == (30, 12000, 8192)
+    assert (sample.net_rx_bytes, sample.disk_read_bytes, sample.disk_write_bytes, sample.pids) == (4, 5, 6, 4)
+
+
+def test_the_empty_documents_of_a_stopped_container_are_no_samples() -> None:
+    assert reading({"read": "0001-01-01T00:00:00Z", "id": "x"}) is None
+    assert reading({}) is None
+
+
+def test_what_a_document_does_not_say_is_none() -> None:
+    sample = reading({"read": STATS["read"], "memory_stats": {"usage": -5}, "networks": None, "pids_stats": {"current": 2.5}})
+    assert sample is not None
+    assert set(sample) == {None}
+
+
+@given(st.lists(st.sampled_from(["good", "bad", "list"]), max_size=12), st.integers(1, 50))
+def test_a_malformed_line_is_counted_and_the_next_good_one_is_used(lines: list[str], cut: int) -> None:
+    texts = {"good": json.dumps(STATS), "bad": '{"read": "20', "list": "[1]"}
+    wire = "".join(texts[line] + "\n" for line in lines).encode()
+    bad: list[bool] = []
+    pieces = (wire[start : start + cut] for start in range(0, len(wire), cut))
+    found = list(documents(pieces, lambda: bad.append(True)))
+    assert (len(found), len(bad)) == (lines.count("good"), lines.count("bad"))
