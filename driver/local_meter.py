@@ -42,6 +42,9 @@ class ProcessMeter:
         except psutil.NoSuchProcess:
             self._root = None
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
     def read(self) -> Sample | None:
         """CPU, memory, disk and threads now (as `pids`); None once the process has ended."""
         readings = self._readings()

@@ -156,6 +156,9 @@ class Meter(Protocol):
     def read(self) -> Sample | None:
         """Counters and gauges now, without percentages; None when the source is gone."""
 
+    def close(self) -> None:
+        """Let go of it; called once, by the sampler."""
+
 
 class Sampling(Protocol):
     """The shared sampler, as drivers see it."""
