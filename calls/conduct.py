@@ -6,6 +6,7 @@ mailbox. It decides by the table (`machine.table`) and by the evidence (`machine
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -66,6 +67,7 @@ class Conductor:
         self._clock = clock
         self._tell = tell
         self._asked: Asked | None = None
+        self._container: Container | None = None
         self._prepare_by: int | None = None
         self._output_ended = False
         self._started_once = False
@@ -116,21 +118,34 @@ class Conductor:
         born(self)
         if self.spec.prepare_timeout is not None:
             self._prepare_by = self._clock.monotonic() + self.spec.prepare_timeout
-        container = None
         try:
-            container = self._prepare()
-            verdict = self._run(container)
-        except _EndedEarly as early:
-            verdict = early.verdict
-        self.recorder.end(verdict)
-        self._clean(container)
+            verdict = self._carry_out()
+            self.recorder.end(verdict)
+        except BaseException:
+            self._abandon()
+            raise
+        self._clean()
         return verdict
+
+    def _carry_out(self) -> Verdict:
+        try:
+            return self._run(self._prepare())
+        except _EndedEarly as early:
+            return early.verdict
+
+    def _abandon(self) -> None:
+        """What cannot be recorded must not go on unseen: kill it. It is kept: it is all the evidence there is."""
+        if self._container is not None:
+            with contextlib.suppress(DriverError):
+                self._container.signal("KILL")
+            self._container.close()
 
     def _prepare(self) -> Container:
         try:
             container = self._driver.prepare(self.uid, self.spec, self)
         except DriverError as error:
             raise _EndedEarly(self._unprepared() or never_ran(State.ERROR, error.reason, str(error))) from error
+        self._container = container
         made = container.preparation
         self.recorder.apply(
             facts.Prepared(
@@ -213,10 +228,13 @@ class Conductor:
             why = "the output stream did not end"
             self.recorder.apply(facts.Gap(of="output", since=since, until=self._clock.wall(), why=why))
         self._keep_tails()
+        if lost := self.recorder.lost_output():
+            why = "it could not be written"
+            self.recorder.apply(facts.Gap(of="output", since=since, until=self._clock.wall(), why=why, lost=lost))
 
-    def _clean(self, container: Container | None) -> None:
+    def _clean(self) -> None:
         """After the verdict is durable, and only then: remove the container, and say so."""
-        error = None
+        container, error = self._container, None
         if container is not None:
             self._finish_output()
             try:

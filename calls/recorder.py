@@ -55,6 +55,10 @@ class Recorder:
         """How many samples were dropped."""
         return self._ledger.dropped(self.call_id)
 
+    def lost_output(self) -> int:
+        """How many bytes of output could not be written."""
+        return self._ledger.lost_output(self.call_id)
+
     def close(self) -> None:
         """Nothing more will be recorded."""
         self._ledger.forget(self.call_id)

@@ -65,6 +65,10 @@ class Ledger:
         """How many samples of a call could not be kept."""
         return self._writer.dropped.get(call_id, 0)
 
+    def lost_output(self, call_id: int) -> int:
+        """How many bytes of a call's output could not be written."""
+        return self._writer.lost.get(call_id, 0)
+
     def requests(self, call_ids: Iterable[int]) -> list[Request]:
         """Every cancel and kill request in the log of these calls, oldest first."""
         wanted = sorted(set(call_ids))

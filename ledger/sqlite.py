@@ -69,7 +69,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
                 connection.execute(pragma)
             if _version(connection, path) == 0:
                 _create(connection)
-            connection.execute("BEGIN IMMEDIATE").execute("ROLLBACK")  # fails now if it is read-only
+            # Fails now if it is read-only. In WAL mode beginning alone does not: something must be written.
+            connection.execute("BEGIN IMMEDIATE").execute(f"PRAGMA user_version = {SCHEMA_VERSION}").execute("ROLLBACK")
         except BaseException:
             connection.close()
             raise

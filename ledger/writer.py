@@ -42,6 +42,7 @@ class Writer:
         self._chunk_bytes = 0
         self._seqs: dict[tuple[str, int], int] = {}
         self.dropped: defaultdict[int, int] = defaultdict(int)
+        self.lost: defaultdict[int, int] = defaultdict(int)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -156,8 +157,10 @@ class Writer:
 
     def _fail(self, batch: Sequence[Item], error: Exception) -> None:
         for item in batch:
-            if isinstance(item, SampleIn | ChunkIn):
-                self.dropped[item.call_id] += isinstance(item, SampleIn)
+            if isinstance(item, SampleIn):
+                self.dropped[item.call_id] += 1
+            elif isinstance(item, ChunkIn):
+                self.lost[item.call_id] += len(item.data)
             else:
                 item[1].set_exception(self._explained(item[0], error))
 

@@ -31,17 +31,17 @@ class Lifecycle:
     def __init__(self, write: Callable[[Kind, State, Any], None], state: State | None = None) -> None:
         """Start before birth, or at `state` for a call that is taken over."""
         self.write = write
-        self.state: str = state or _UNBORN
+        self.state: str = str(state or _UNBORN)  # a plain string: `transitions` takes an enum by its NAME
 
     def apply(self, kind: Kind, data: Any = None) -> State:
         """Write `kind`, then move. IllegalTransitionError, with nothing written, if the table forbids it."""
+        if kind not in _MACHINE.events:
+            raise IllegalTransitionError(None, kind)
         try:
             _MACHINE.events[kind].trigger(self, data)
         except MachineError:
             state = None if self.state == _UNBORN else State(self.state)
             raise IllegalTransitionError(state, kind) from None
-        except KeyError:
-            raise IllegalTransitionError(None, kind) from None
         return State(self.state)
 
 

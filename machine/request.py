@@ -48,7 +48,7 @@ def _signal(value: Any) -> str:
 
 
 def _name(value: str) -> str:
-    if not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not a name (letters, digits, _ . - and a letter or digit first)")
     return value
 

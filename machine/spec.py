@@ -80,7 +80,8 @@ class Spec(NamedTuple):
             record["env"] = plain
         else:
             record.pop("env", None)
-        clean: dict[str, Any] = self.redactor().data(record)
+        redact = self.redactor().data
+        clean = {name: redact(value) for name, value in record.items()}  # a secret may read like an option's name
         if secret:
             clean["secret"] = {name: fingerprint(self.env[name]) for name in sorted(secret)}
         return clean

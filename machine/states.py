@@ -42,7 +42,7 @@ class State(_Coded):
 
 
 class Kind(_Coded):
-    """What happened: a fact, in the past tense. The first eleven move the state, the rest are notes."""
+    """What happened: a fact, in the past tense. The first twelve move the state, the rest are notes."""
 
     SUBMITTED = "submitted"
     PREPARED = "prepared"

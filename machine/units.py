@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import timedelta
 
@@ -29,6 +28,8 @@ def duration(value: str | float | timedelta) -> int:
             value = float(text)
         except ValueError:
             raise ValueError(_not_a("duration", value, "90s, 5m, 1h30m or 250ms")) from None
+    if not isinstance(value, int | float):
+        raise ValueError(_not_a("duration", value, "90s, 5m, 1h30m or 250ms"))  # noqa: TRY004 - see the docstring
     return _bounded(value * SECOND, value)
 
 
@@ -39,11 +40,13 @@ def size(value: str | float) -> int:
         if match is None:
             raise ValueError(_not_a("size", value, "65536, 64m or 1.5g"))
         return _bounded(float(match[1]) * _SIZE_UNITS[match[2].lower()], value)
+    if not isinstance(value, int | float):
+        raise ValueError(_not_a("size", value, "65536, 64m or 1.5g"))  # noqa: TRY004
     return _bounded(value, value)
 
 
 def _bounded(number: float, given: object) -> int:
-    if not math.isfinite(number) or not 0 <= number <= _MAX:
+    if not 0 <= number <= _MAX:  # NaN is neither
         raise ValueError(f"{given!r} is out of range")
     return round(number)
 
@@ -57,7 +60,7 @@ def show_duration(nanoseconds: int) -> str:
     seconds = nanoseconds / SECOND
     if seconds < 10:
         return f"{seconds:.2f}s"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
