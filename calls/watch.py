@@ -242,10 +242,11 @@ class Watch:
             self._wait(SETTLE)
 
     def _wait(self, span: int) -> None:
+        """Let `span` go by and take what comes; what is in the mailbox already is taken in any case."""
         until = self._clock.monotonic() + span
-        while (left := until - self._clock.monotonic()) > 0:
+        while True:
             try:
-                self.take(self._clock.get(self._conductor.mailbox, left))
+                self.take(self._clock.get(self._conductor.mailbox, max(0, until - self._clock.monotonic())))
             except queue.Empty:
                 return
 

@@ -18,7 +18,11 @@ _EVENT = (
 )
 _SAMPLE = f"INSERT INTO sample (call_id, seq, at, {', '.join(METRICS)}) VALUES ({', '.join('?' * (3 + len(METRICS)))})"
 _LOG = "INSERT INTO log (call_id, seq, at, stream, offset_bytes, data) VALUES (?, ?, ?, ?, ?, ?)"
-_CALL = f"INSERT OR REPLACE INTO call (id, {', '.join(COLUMNS)}) VALUES ({', '.join('?' * (1 + len(COLUMNS)))})"
+# Not INSERT OR REPLACE: a second call of the same uid would take the place of the first one.
+_CALL = (
+    f"INSERT INTO call (id, {', '.join(COLUMNS)}) VALUES ({', '.join('?' * (1 + len(COLUMNS)))}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS)}"
+)
 _HISTOGRAM = "INSERT INTO histogram VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SINCE = {
     "sample": f"SELECT seq, at, {', '.join(METRICS)} FROM sample WHERE call_id = ? AND seq > ? ORDER BY seq",

@@ -7,6 +7,7 @@ dropped and counted, output waits, and an event is never dropped.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -105,7 +106,8 @@ class Writer:
                 self._connection.close()
                 return
             if version != (version := self._version()):
-                self._foreign()
+                with contextlib.suppress(Exception):  # without this thread nobody could write any more
+                    self._foreign()
 
     def _version(self) -> int:
         # Changes when another connection commits, never by our own commits.

@@ -84,6 +84,11 @@ class Ear:
                     return fact
             self.hear()
 
+    def rest(self) -> None:
+        """Hear what has come by now."""
+        while not self._news.empty():
+            self.hear()
+
     def until_said(self, stream: int, text: bytes) -> None:
         """Wait until `text` was written to `stream`."""
         while text not in self.said[stream]:

@@ -118,6 +118,24 @@ def test_each_end_is_reported_once(stage: Stage) -> None:
     assert sorted(type(fact).__name__ for fact in ear.facts) == ["Died", "OutputEnded"]
 
 
+def test_our_own_removal_is_no_news(stage: Stage) -> None:
+    """When the next call's end is known, nothing more has come from the one that was removed."""
+    ear, other = stage.ear(), stage.ear()
+    first, second = stage.prepare(STAYS, ear, "one"), stage.prepare(SUCCEEDS, other, "two")
+    first.start()
+    first.signal("KILL")
+    ear.until(Died)
+    ear.until(OutputEnded)
+    ear.rest()
+    heard = list(ear.facts)
+    first.remove()
+    second.start()
+    other.until(Died)
+    ear.rest()
+    assert ear.facts == heard
+    second.remove()
+
+
 def test_output_arrives_whole_and_before_its_end(stage: Stage) -> None:
     """Both streams apart, every byte, and OutputEnded only after the last."""
     ear = stage.ear()
