@@ -145,7 +145,7 @@ CREATE TABLE log (
 -- An event continues its call: the next seq, by a rule of the table, from the state the last event left.
 -- This also stops INSERT OR REPLACE, which deletes without firing delete triggers.
 CREATE TRIGGER event_continues BEFORE INSERT ON event
-  WHEN NOT EXISTS (
+  WHEN EXISTS (SELECT 1 FROM event WHERE id = NEW.id) OR NOT EXISTS (
     SELECT 1 FROM rule
     WHERE rule.kind = NEW.kind AND rule.target = NEW.state
       AND (rule.source, NEW.seq - 1) = (
@@ -160,7 +160,7 @@ CREATE TRIGGER sample_once BEFORE INSERT ON sample
 CREATE TRIGGER sample_no_update BEFORE UPDATE ON sample BEGIN SELECT RAISE(ABORT, 'sample is append-only'); END;
 CREATE TRIGGER sample_no_delete BEFORE DELETE ON sample BEGIN SELECT RAISE(ABORT, 'sample is append-only'); END;
 CREATE TRIGGER log_once BEFORE INSERT ON log
-  WHEN EXISTS (SELECT 1 FROM log WHERE call_id = NEW.call_id AND seq = NEW.seq)
+  WHEN EXISTS (SELECT 1 FROM log WHERE rowid = NEW.rowid OR (call_id = NEW.call_id AND seq = NEW.seq))
   BEGIN SELECT RAISE(ABORT, 'log is append-only: this row exists'); END;
 CREATE TRIGGER log_no_update BEFORE UPDATE ON log BEGIN SELECT RAISE(ABORT, 'log is append-only'); END;
 CREATE TRIGGER log_no_delete BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'log is append-only'); END;

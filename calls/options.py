@@ -56,7 +56,7 @@ def _environment(given: Pairs) -> dict[str, str]:
     for entry in _list(given):
         name, equals, value = str(entry).partition("=")
         if not name:
-            raise SpecError("env", f"{entry!r} has no name (write NAME=value)")
+            raise SpecError("env", "a variable without a name (write NAME=value)")
         if equals:
             found[name] = value
         elif name in os.environ:
@@ -76,12 +76,12 @@ def _labels(given: Pairs) -> dict[str, str]:
 
 def _env_file(file: Any) -> dict[str, str]:
     try:
-        text = Path(file).read_text(encoding="utf-8-sig")
+        text = Path(file).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError("env_file", f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        entry = line.lstrip()
+    for number, line in enumerate(text.split("\n"), 1):  # as Docker: nothing else ends a line
+        entry = line.removesuffix("\r").lstrip()
         if not entry or entry.startswith("#"):
             continue
         name = entry.partition("=")[0]
@@ -117,13 +117,16 @@ def _from_environment(name: str, variable: str) -> str:
 
 def _from_file(name: str, path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        return Path(path).read_bytes().decode().removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError("secret", f"{name}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _from_command(name: str, command: str) -> str:
-    done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SpecError("secret", f"{name}: its command ended with status {done.returncode}")
-    return done.stdout.removesuffix("\n")
+    try:
+        return done.stdout.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise SpecError("secret", f"{name}: its command printed what is not UTF-8") from None

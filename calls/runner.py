@@ -24,6 +24,7 @@ from driver.sampler import Sampler
 from ledger.ledger import Ledger
 from machine import facts
 from machine.errors import CallsError, RefusedError, UsageError
+from machine.signals import signal_name, signal_number
 from machine.spec import Spec
 from machine.states import Kind
 
@@ -128,8 +129,12 @@ class Runner:
         self._request(call, Kind.CANCEL_REQUESTED, facts.CancelRequested(by=requester(via), comment=comment))
 
     def kill(self, call: str, signal: str = "KILL", via: Via = "api") -> None:
-        """Send a call of this runner a signal. Recorded first."""
-        self._request(call, Kind.KILL_REQUESTED, facts.KillRequested(by=requester(via), signal=signal))
+        """Send a call of this runner a signal, by any of its names. Recorded first."""
+        try:
+            name = signal_name(signal_number(signal))
+        except ValueError as error:
+            raise UsageError(f"signal: {error}") from None
+        self._request(call, Kind.KILL_REQUESTED, facts.KillRequested(by=requester(via), signal=name))
 
     def cancel_all(self, via: Via = "close") -> None:
         """Cancel every call under way."""

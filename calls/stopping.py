@@ -10,7 +10,7 @@ from driver.protocol import Container
 from machine.errors import DriverError
 from machine.facts import Fact, Signalled
 from machine.units import SECOND
-from machine.verdict import Evidence, Why
+from machine.verdict import ENDING, Evidence, Why
 
 CONFIRM = 10 * SECOND
 """How long the end may take to show after a SIGKILL."""
@@ -41,7 +41,7 @@ class Stopping:
         self._note = note
         self._look = look
         self._rank = 0
-        self._kills = 0
+        self._unanswered = 0
         self.hopeless = False
 
     def stop(self, why: Why, grace: int) -> None:
@@ -55,23 +55,34 @@ class Stopping:
             self._alarms.set("force", self._clock.monotonic() + grace, lambda: self._force(why))
 
     def kill(self, signal: str) -> None:
-        """Send the one signal that was asked for; SIGKILL is confirmed."""
+        """Send the one signal that was asked for; SIGKILL is confirmed. A message (HUP, USR1) stops nothing."""
         if signal == "KILL":
             self._rank = _RANK["kill"]
             self._force("kill")
-        elif self._send("kill", signal):
-            self._evidence.stop_signal = signal
+        elif signal in ENDING or self._evidence.stop is None:
+            self._send("kill", signal)
+        else:
+            self._tell("kill", signal)
 
     def _force(self, why: Why) -> None:
-        self._alarms.clear("force")
-        if self._kills >= KILLS:
-            self._evidence.unconfirmed = self.hopeless = True
-            return
-        self._kills += 1
         self._send(why, "KILL")
-        self._alarms.set("force", self._clock.monotonic() + CONFIRM, lambda: self._force(why))
+        self._alarms.set("force", self._clock.monotonic() + CONFIRM, lambda: self._again(why))
+
+    def _again(self, why: Why) -> None:
+        self._unanswered += 1
+        if self._unanswered >= KILLS:
+            self._evidence.unconfirmed = self.hopeless = True
+        else:
+            self._force(why)
 
     def _send(self, why: Why, signal: str) -> bool:
+        delivered = self._tell(why, signal)
+        if delivered:
+            self._evidence.stop = why
+            self._evidence.stop_signal = signal
+        return delivered
+
+    def _tell(self, why: Why, signal: str) -> bool:
         error = None
         try:
             delivered = self._container.signal(signal)
@@ -80,9 +91,6 @@ class Stopping:
         if not delivered:
             error = "it was not running any more"
         self._note(Signalled(signal=signal, why=why, error=error))
-        if delivered:
-            self._evidence.stop = why
-            self._evidence.stop_signal = signal
-        else:
+        if not delivered:
             self._look()
         return delivered

@@ -204,6 +204,10 @@ class Watch:
             self._alarms.set("glance", self._clock.monotonic() + SECOND, self._glance)
         elif seen.status in ("exited", "gone"):
             self._ended = True
+        elif seen.status == "paused":
+            self._froze(protocol.Froze(self._clock.wall()))
+        elif self._recorder.state is State.PAUSED:
+            self._thawed(protocol.Thawed(self._clock.wall()))
         elif seen.health == "healthy" and self._awaiting_health and self._recorder.state is State.HEALTH_WAIT:
             self._health("healthy")
         elif seen.health == "unhealthy" and self._evidence.stop is None:

@@ -103,14 +103,16 @@ def explain(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise LedgerError(f"cannot use the ledger {path}: {_hint(str(error))}") from error
+        raise LedgerError(f"cannot use the ledger {path}: {_hint(str(error), path)}") from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(f"{path} is not a ledger, or is damaged: {error}") from error
     except OSError as error:
         raise LedgerError(f"cannot use the ledger {path}: {error.strerror or error}") from error
 
 
-def _hint(message: str) -> str:
+def _hint(message: str, path: Path) -> str:
+    if message == "disk I/O error" and os.statvfs(path.parent).f_bavail == 0:
+        message = "database or disk is full"  # a WAL that cannot grow is reported in this way
     hints = {
         "readonly": "it is read-only; give another file with --ledger",
         "unable to open": "it cannot be opened; check the folder and its permissions",
@@ -156,7 +158,8 @@ def _create(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT INTO meta VALUES ('ledger', ?)", (str(uuid4()),))
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
         raise
 
 

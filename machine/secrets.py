@@ -39,6 +39,18 @@ class Redactor:
         """`data` without the secrets that lie wholly inside it."""
         return self._pattern.sub(MARK.encode(), data) if self._pattern else data
 
+    def clean_start(self, data: bytes) -> tuple[bytes, int]:
+        """As `clean`, for the part of `data` on which later bytes have no bearing; -> that part clean, and its length.
+
+        A secret that begins within `reach` of the end may yet turn out to be a longer one.
+        """
+        limit, done, clean = max(0, len(data) - self.reach), 0, bytearray()
+        while self._pattern and (found := self._pattern.search(data, done)) and found.start() < limit:
+            clean += data[done : found.start()] + MARK.encode()
+            done = found.end()
+        clean += data[done:limit]
+        return bytes(clean), max(done, limit)
+
     def text(self, text: str) -> str:
         """As `clean`, for text."""
         return self.clean(text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
@@ -55,10 +67,10 @@ class Redactor:
 
 
 class StreamRedactor:
-    """Redacts a byte stream that arrives in pieces: a secret cut in two by a read is still found."""
+    """Redacts a byte stream that arrives in pieces: the same result wherever it is cut."""
 
     def __init__(self, redactor: Redactor) -> None:
-        """Holds back as many bytes as the longest secret could still need."""
+        """Holds back, as it came, what could still be the beginning of a secret."""
         self._redactor = redactor
         self._held = b""
 
@@ -66,10 +78,9 @@ class StreamRedactor:
         """What is safe to pass on so far."""
         if not self._redactor.reach:
             return data
-        clean = self._redactor.clean(self._held + data)
-        cut = max(0, len(clean) - self._redactor.reach)
-        self._held = clean[cut:]
-        return clean[:cut]
+        clean, decided = self._redactor.clean_start(self._held + data)
+        self._held = (self._held + data)[decided:]
+        return clean
 
     def close(self) -> bytes:
         """The rest, at the end of the stream."""

@@ -22,7 +22,8 @@ _STOPPED: dict[Why, tuple[State, Reason]] = {
     "cancel": (State.CANCELLED, Reason.USER),
     "kill": (State.KILLED, Reason.USER),
 }
-_ENDING = frozenset(("KILL", "TERM", "INT", "QUIT", "ABRT"))  # signals that ask for the end
+ENDING = frozenset(("KILL", "TERM", "INT", "QUIT", "ABRT"))
+"""The signals that ask for the end; the others are messages."""
 SIGKILL_EXIT = 137
 ENGINE_LOST_TRACK = 255  # the engine's code for a container whose end it did not see
 
@@ -123,7 +124,7 @@ def _cause(seen: Evidence) -> tuple[State, Reason, str | None]:
 
 def _answers(seen: Evidence, code: int | None) -> bool:
     """Whether our stop ended it. `calls kill -s HUP` is a message: it ended the call only if the code says so."""
-    if seen.stop != "kill" or seen.stop_signal in _ENDING or code is None:
+    if seen.stop != "kill" or seen.stop_signal in ENDING or code is None:
         return True
     return code == 128 + signal_number(seen.stop_signal or "KILL")
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conducting import Stage
 
+from calls import Runner
 from calls.conduct import Asked, Conductor
 from calls.stopping import CONFIRM, KILLS
 from driver.protocol import (
     HealthCheck,
 )
 from driver.scripted import Step, exits
-from machine.errors import DriverError
+from machine.errors import DriverError, UsageError
+from machine.spec import Spec
 from machine.states import Kind, Reason, State
 from machine.units import SECOND
 from machine.verdict import Verdict
@@ -240,3 +243,22 @@ def test_the_time_to_prepare_does_not_count_against_the_deadline(ledger: Path) -
     with Stage(ledger, exits(0, after=4), pulls=60) as stage:
         assert end(stage.conduct(timeout=5))[0] is State.SUCCESS
         assert stage.events(Kind.PULLED)[0]["seconds"] == 60
+
+
+# Through the runner.
+
+
+@pytest.mark.parametrize("signal", ["TERM", "SIGTERM", "15", "term"])
+def test_a_signal_is_the_same_by_each_of_its_names(runner: Runner, signal: str) -> None:
+    runs = threading.Event()
+    spec = Spec.parse(driver="local", command=["sh", "-c", "trap 'exit 0' TERM; echo ready; sleep 600 & wait"])
+    future = runner.submit_spec(spec, lambda _stream, _data: runs.set())
+    assert runs.wait(30)
+    runner.kill(future.id, signal)
+    ended = future.result(30)
+    assert (ended.state, ended.reason, ended.signal) == ("killed", "user", "TERM")
+
+
+def test_what_is_no_signal_is_refused_before_anything_is_recorded(runner: Runner) -> None:
+    with pytest.raises(UsageError, match="'FOO' is not a signal"):
+        runner.kill("any call", "FOO")
