@@ -7,7 +7,7 @@ from collections.abc import Callable
 from calls.alarms import Alarms
 from calls.clock import Clock
 from driver.protocol import Container
-from machine.errors import DriverError
+from machine.errors import DriverError, UnknownOutcomeError
 from machine.facts import Fact, Signalled
 from machine.units import SECOND
 from machine.verdict import ENDING, Evidence, Why
@@ -51,7 +51,8 @@ class Stopping:
         self._rank = _RANK[why]
         if grace == 0:
             self._force(why)
-        elif self._send(why, self._container.preparation.stop_signal):
+        else:
+            self._send(why, self._container.preparation.stop_signal)
             self._alarms.set("force", self._clock.monotonic() + grace, lambda: self._force(why))
 
     def kill(self, signal: str) -> None:
@@ -72,24 +73,24 @@ class Stopping:
         self._unanswered += 1
         if self._unanswered >= KILLS:
             self._evidence.unconfirmed = self.hopeless = True
+            self._evidence.stop = self._evidence.stop or why  # it did not end, by itself or by us
         else:
             self._force(why)
 
-    def _send(self, why: Why, signal: str) -> bool:
-        delivered = self._tell(why, signal)
-        if delivered:
+    def _send(self, why: Why, signal: str) -> None:
+        if self._tell(why, signal):
             self._evidence.stop = why
             self._evidence.stop_signal = signal
-        return delivered
 
     def _tell(self, why: Why, signal: str) -> bool:
+        """Send a signal and record it; -> whether it was delivered, or may have been."""
         error = None
         try:
             delivered = self._container.signal(signal)
+            if not delivered:
+                error = "it was not running any more"
         except DriverError as failed:
-            delivered, error = True, str(failed)  # it may have arrived: unknown is not "no"
-        if not delivered:
-            error = "it was not running any more"
+            delivered, error = isinstance(failed, UnknownOutcomeError), str(failed)
         self._note(Signalled(signal=signal, why=why, error=error))
         if not delivered:
             self._look()

@@ -111,7 +111,10 @@ class Writer:
 
     def _version(self) -> int:
         # Changes when another connection commits, never by our own commits.
-        return int(scalar(self._connection, "PRAGMA data_version") or 0)
+        try:
+            return int(scalar(self._connection, "PRAGMA data_version") or 0)
+        except sqlite3.Error:
+            return 0  # the file cannot be read just now; the next look, or the next commit, tells
 
     def _commit(self, batch: Sequence[Item]) -> None:
         try:

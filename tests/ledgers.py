@@ -63,9 +63,7 @@ class Call:
 
     def sample(self, cpu: float, memory: int, peak: int | None = None) -> Call:
         """Record a sample: CPU seconds so far, bytes."""
-        reading = Sample(
-            cpu_total_ns=round(cpu * SECOND), mem_usage_bytes=memory, mem_peak_bytes=peak, pids=1
-        )
+        reading = Sample(cpu_total_ns=round(cpu * SECOND), mem_usage_bytes=memory, mem_peak_bytes=peak, pids=1)
         assert self.ledger.sample(self.id, self.at, reading)
         return self
 
@@ -129,9 +127,7 @@ def _failed(ledger: Ledger) -> None:
     child = Call(ledger, 5, "child", memory=32 * MIB).start().later(0.5)
     child.end(State.SUCCESS, Reason.EXIT, exit_code=0, oom="certain")
     missing = Call(ledger, 6, image="nosuch:1").later(0.125)
-    missing.end(
-        State.ERROR, Reason.PULL_MISSING, removed=False, never_ran=True, message="no such image: nosuch:1"
-    )
+    missing.end(State.ERROR, Reason.PULL_MISSING, removed=False, never_ran=True, message="no such image: nosuch:1")
     stopped = Call(ledger, 8, "stopped").note(facts.CancelRequested(by=BY, comment="not needed")).later(0.125)
     stopped.end(State.CANCELLED, Reason.USER, removed=False, never_ran=True)
 
@@ -151,7 +147,5 @@ def _live(ledger: Ledger) -> None:
 def said(path: Path, *arguments: str) -> tuple[int, str, str]:
     """Run `calls ARGUMENT...` on a ledger, in UTC; -> exit status, standard output, standard error."""
     environment = os.environ | {"TZ": "UTC", "CALLS_LEDGER": str(path)}
-    done = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, env=environment, timeout=60, check=False
-    )
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, env=environment, timeout=60, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()

@@ -141,9 +141,7 @@ class TestRequests:
         assert (cancel["data"]["by"]["via"], cancel["data"]["by"]["uid"]) == ("cli", os.getuid())
 
     @pytest.mark.parametrize("name", ["kill", "cancel"])
-    def test_a_call_that_ended_cannot_be_asked_but_others_are(
-        self, command: Command, ledger: Path, name: str
-    ) -> None:
+    def test_a_call_that_ended_cannot_be_asked_but_others_are(self, command: Command, ledger: Path, name: str) -> None:
         small(ledger)
         done = command(name, "three", "live", "nope")
         assert (done.returncode, done.stdout) == (1, "live\n")
@@ -156,10 +154,7 @@ class TestRequests:
     def test_what_is_no_signal(self, said: Said) -> None:
         status, out, err = said("kill", "-s", "FOO", "live")
         assert (status, out) == (2, "")
-        assert (
-            err
-            == "calls: --signal: 'FOO' is not a signal (write TERM, SIGTERM or 15) (see calls kill --help)\n"
-        )
+        assert err == "calls: --signal: 'FOO' is not a signal (write TERM, SIGTERM or 15) (see calls kill --help)\n"
 
     def test_a_runner_obeys(self, command: Command) -> None:
         options = ("--driver", "local", "-d", "--stop-timeout", "1s")

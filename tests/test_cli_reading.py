@@ -151,10 +151,7 @@ evidence   exits={{"die":0,"inspect":0}}
     def test_what_never_ran_and_what_memory_ran_out_in(self, said: Said) -> None:
         status, out, _ = said("show", uid(6), "child")
         assert status == 0
-        assert (
-            "state      error/pull-missing\nmessage    no such image: nosuch:1\nexit       it never ran\n"
-            in out
-        )
+        assert "state      error/pull-missing\nmessage    no such image: nosuch:1\nexit       it never ran\n" in out
         assert f"\n\ncall       {uid(5)}\n" in out
         assert "state      success!/exit\n" in out
         assert "oom        certain: memory ran out in it, but that did not end it\n" in out
@@ -183,9 +180,7 @@ evidence   exits={{"die":0,"inspect":0}}
     def test_half_a_character_in_recorded_json_is_escaped(self, command: Command, ledger: Path) -> None:
         with Ledger(ledger) as writing:
             call = Call(writing, 1)
-            writing.append(
-                call.id, Kind.CANCEL_REQUESTED, None, call.at, None, '{"by":{},"comment":"\\udcff"}'
-            )
+            writing.append(call.id, Kind.CANCEL_REQUESTED, None, call.at, None, '{"by":{},"comment":"\\udcff"}')
         done = command("events", "@last", "--nl")
         assert json.loads(done.stdout.splitlines()[-1])["data"]["comment"] == "\udcff"
 
@@ -203,9 +198,7 @@ class TestLedgerOption:
             done = command(*arguments, "-qn1")
             assert (done.returncode, done.stdout, done.stderr) == expected
 
-    @pytest.mark.parametrize(
-        "name", ["ps", "show", "events", "stats", "logs", "wait", "kill", "cancel", "sql"]
-    )
+    @pytest.mark.parametrize("name", ["ps", "show", "events", "stats", "logs", "wait", "kill", "cancel", "sql"])
     def test_reading_never_makes_one(self, command: Command, ledger: Path, name: str) -> None:
         done = command(name, *((name != "ps") * ["@last"]))
         complaint = "record a call first (calls run IMAGE), or give --ledger FILE"
@@ -245,9 +238,7 @@ class TestOutput:
         assert "\x1b[3" not in plain
 
     def test_a_narrow_terminal_folds_and_loses_nothing(self, path: Path) -> None:
-        shown = on_terminal(
-            [*COMMAND, "events", "stopped", "--ledger", str(path)], {"TERM": "dumb", "COLUMNS": "70"}
-        )
+        shown = on_terminal([*COMMAND, "events", "stopped", "--ledger", str(path)], {"TERM": "dumb", "COLUMNS": "70"})
         assert "by=user@host:2via=cli" in "".join(shown.split())
         listed = on_terminal([*COMMAND, "ps", "--ledger", str(path)], {"TERM": "dumb", "COLUMNS": "30"})
         for part in ("00000000000a", "registry:5000/app:2", "pull-missing", "1000.0KiB"):

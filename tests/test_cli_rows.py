@@ -155,9 +155,7 @@ class TestSql:
     def test_bytes(self, said: Said) -> None:
         query = "SELECT x'c3a9' AS text, x'ff' AS raw"
         assert said("sql", query, "--nl")[1] == '{"text": "é", "raw": {"$base64": true, "encoded": "/w=="}}\n'
-        assert (
-            said("sql", query, "--tsv")[1] == 'text\traw\né\t"{""$base64"": true, ""encoded"": ""/w==""}"\n'
-        )
+        assert said("sql", query, "--tsv")[1] == 'text\traw\né\t"{""$base64"": true, ""encoded"": ""/w==""}"\n'
 
     @pytest.mark.parametrize("query", ["DELETE FROM event", "DROP TABLE call", "ATTACH 'x.db' AS x"])
     def test_writing_is_refused(self, said: Said, query: str) -> None:

@@ -44,7 +44,7 @@ def test_no_such_option(words: list[str], ledger: Path) -> None:
         (["--stop-signal", "FOO", IMAGE], "--stop-signal: 'FOO' is not a signal (write TERM, SIGTERM or 15)"),
         (["--name", "a b", IMAGE], "--name: 'a b' is not a name (letters, digits, _ . - and a letter or digit first)"),
         (["--label", "=x", IMAGE], "--label: a label needs a name (write NAME=value)"),
-        (["--env", "=x", IMAGE], "--env: '=x' has no name (write NAME=value)"),
+        (["--env", "=x", IMAGE], "--env: a variable without a name (write NAME=value)"),
         (["--env-file", "/nowhere", IMAGE], "--env-file: cannot read /nowhere: No such file or directory"),
         (["--secret", "NOSUCH", IMAGE], "--secret: NOSUCH: NOSUCH is not set in the environment"),
         (["--no-healthcheck", "--health-cmd", "true", IMAGE], "--no-healthcheck: contradicts --health-cmd"),

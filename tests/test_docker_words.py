@@ -42,7 +42,9 @@ def spoken(error: Exception, reason: Reason = Reason.CREATE_REFUSED) -> DriverEr
 
 def test_every_error_of_docker_py_is_known() -> None:
     """When the library grows one, decide here what it means."""
-    found = {name for name, item in vars(docker.errors).items() if isinstance(item, type) and issubclass(item, Exception)}
+    found = {
+        name for name, item in vars(docker.errors).items() if isinstance(item, type) and issubclass(item, Exception)
+    }
     assert found <= KNOWN, found - KNOWN
 
 
@@ -89,7 +91,9 @@ def test_why_a_pull_failed(message: str, reason: Reason) -> None:
 
 def test_no_answer_is_unknown_not_failed() -> None:
     assert isinstance(spoken(requests.exceptions.ReadTimeout("timed out")), UnknownOutcomeError)
-    cut = requests.exceptions.ConnectionError(OSError("Connection aborted.", ConnectionResetError(104, "reset by peer")))
+    cut = requests.exceptions.ConnectionError(
+        OSError("Connection aborted.", ConnectionResetError(104, "reset by peer"))
+    )
     assert isinstance(spoken(cut), UnknownOutcomeError)
 
 
@@ -134,7 +138,9 @@ def framed(stream: int, data: bytes) -> bytes:
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=300)), max_size=20), st.integers(1, 97))
-def test_a_multiplexed_stream_arrives_byte_for_byte_however_it_is_cut(frames: list[tuple[int, bytes]], cut: int) -> None:
+def test_a_multiplexed_stream_arrives_byte_for_byte_however_it_is_cut(
+    frames: list[tuple[int, bytes]], cut: int
+) -> None:
     ours, theirs = socket.socketpair()
     got = {1: b"", 2: b""}
     ended = []
@@ -177,7 +183,9 @@ def test_the_empty_documents_of_a_stopped_container_are_no_samples() -> None:
 
 
 def test_what_a_document_does_not_say_is_none() -> None:
-    sample = reading({"read": STATS["read"], "memory_stats": {"usage": -5}, "networks": None, "pids_stats": {"current": 2.5}})
+    sample = reading(
+        {"read": STATS["read"], "memory_stats": {"usage": -5}, "networks": None, "pids_stats": {"current": 2.5}}
+    )
     assert sample is not None
     assert set(sample) == {None}
 

@@ -109,9 +109,7 @@ def test_what_it_can_honour_is_accepted(driver: LocalDriver) -> None:
     texts = {"name": "n", "workdir": "/", "stop_signal": "INT", "stop_timeout": "1s", "timeout": "1m"}
     texts |= {"prepare_timeout": "1m", "sample": "1s", "log_limit": "1m"}
     options: dict[str, Any] = {"env": {"A": "b"}, "secret": ("A",), "label": {"l": "v"}}
-    driver.check(
-        Spec.parse(driver="local", command=SUCCEEDS, interactive=True, keep=True, **texts, **options)
-    )
+    driver.check(Spec.parse(driver="local", command=SUCCEEDS, interactive=True, keep=True, **texts, **options))
 
 
 def test_the_preparation_names_the_call(prepare: Prepare) -> None:
@@ -131,9 +129,7 @@ def test_a_workdir_that_is_no_folder(prepare: Prepare, workdir: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "text", "words"), [(0o644, "#!/bin/sh\n", "permission denied"), (0o755, "", "exec format error")]
 )
-def test_a_file_that_cannot_be_executed(
-    start: Prepare, tmp_path: Path, mode: int, text: str, words: str
-) -> None:
+def test_a_file_that_cannot_be_executed(start: Prepare, tmp_path: Path, mode: int, text: str, words: str) -> None:
     """Without the right to, or in no format that can be executed."""
     script = tmp_path / "script"
     script.write_text(text)
@@ -437,9 +433,7 @@ def test_counters_never_go_backwards(start: Prepare) -> None:
 
 def test_totals_know_what_the_samples_knew(start: Prepare) -> None:
     """A child that was never waited for is not in the kernel's account, but it was seen."""
-    container, ear = start(
-        "sh", "-c", f"{sys.executable} -c '{BURNS}print(flush=True);time.sleep(600)' & wait"
-    )
+    container, ear = start("sh", "-c", f"{sys.executable} -c '{BURNS}print(flush=True);time.sleep(600)' & wait")
     sampler, samples = Sampler(), queue.SimpleQueue[Sample]()
     ear.until_said(STDOUT, b"\n")
     container.observe(sampler, SECOND, lambda _, sample: samples.put(sample))

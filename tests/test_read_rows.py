@@ -100,9 +100,7 @@ class TestQuery:
         assert list(rows) == [("o�k",)]
 
     def test_what_a_query_needs_is_allowed(self, reader: Reader) -> None:
-        sql = (
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT sum(i) FROM n"
-        )
+        sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT sum(i) FROM n"
         assert list(reader.query(sql)[1]) == [(6,)]
         labels = "SELECT key FROM call, json_each(spec, '$.label') WHERE name = 'slow'"
         assert list(reader.query(labels)[1]) == [("team",)]

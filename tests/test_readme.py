@@ -49,7 +49,9 @@ def test_the_first_example(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_the_python_example(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", block("python")], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", block("python")], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[0].endswith("success exit 0")
     assert done.stdout.splitlines()[1] == "{'success'}"
 

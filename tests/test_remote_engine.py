@@ -102,7 +102,9 @@ def test_output_and_exit_code_arrive(remote: Forwarder, ledger: Path) -> None:
 def test_a_cut_connection_is_a_gap_not_a_verdict(remote: Forwarder, ledger: Path) -> None:
     first = threading.Event()
     with calls.Runner(ledger) as runner:
-        future = runner.submit("busybox", ["sh", "-c", "echo up; sleep 2"], network="none", output=lambda *_: first.set())
+        future = runner.submit(
+            "busybox", ["sh", "-c", "echo up; sleep 2"], network="none", output=lambda *_: first.set()
+        )
         assert first.wait(30)
         remote.cut()
         call = future.result(60)

@@ -301,9 +301,7 @@ def test_samples_come_with_their_rates(ends_early: bool, count: int) -> None:  #
     samples = [Sample(cpu_total_ns=count * SECOND) for count in range(5)]
     schedule, container, _ = play(Script([exits(0, after=5)], samples=samples, totals=samples[-1]))
     begun = schedule.wall()
-    container.observe(
-        Sampler(), 2 * SECOND, lambda at, sample: seen.append((at - begun, sample.cpu_total_pct))
-    )
+    container.observe(Sampler(), 2 * SECOND, lambda at, sample: seen.append((at - begun, sample.cpu_total_pct)))
     schedule.advance(3 * SECOND)
     if ends_early:
         assert container.totals() == samples[-1]

@@ -51,7 +51,9 @@ def nothing_left(engine: docker.APIClient, runner: calls.Runner) -> Iterator[Non
     runner.close()
     left = engine.containers(all=True, filters={"label": f"call-ledger.ledger={runner.ledger.id}"})
     assert left == []
-    assert not [path for root in Path("/sys/fs/cgroup").glob("*") for path in root.glob("call-*") if _ours(path, runner)]
+    assert not [
+        path for root in Path("/sys/fs/cgroup").glob("*") for path in root.glob("call-*") if _ours(path, runner)
+    ]
 
 
 def _ours(path: Path, runner: calls.Runner) -> bool:
