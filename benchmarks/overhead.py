@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--calls", type=int, default=96)
     given = parser.parse_args()
-    client = docker.from_env().api
+    client = docker.from_env(max_pool_size=64).api  # docker-py 7.2 fails when more threads than connections share a URL
     with tempfile.TemporaryDirectory() as folder, calls.Runner(Path(folder) / "ledger.db", max_calls=32) as runner:
         for network in ("none", "bridge"):
             bare(client, network)

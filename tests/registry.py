@@ -79,7 +79,9 @@ def registry() -> Iterator[tuple[str, str]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"localhost:{server.server_address[1]}/image:1", _digest(_Handler.manifest)
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"localhost:{server.server_address[1]}/image:1", _digest(_Handler.manifest)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
