@@ -16,7 +16,7 @@ from calls.clock import Clock
 from calls.recorder import Recorder
 from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Sampling
 from machine import facts
-from machine.errors import DriverError, UnknownOutcomeError
+from machine.errors import CallsError, DriverError, LedgerError, UnknownOutcomeError
 from machine.spec import Spec
 from machine.states import Reason, State
 from machine.units import SECOND
@@ -121,8 +121,8 @@ class Conductor:
         try:
             verdict = self._carry_out()
             self.recorder.end(verdict)
-        except BaseException:
-            self._abandon()
+        except BaseException as error:
+            self._abandon(error)
             raise
         self._clean()
         return verdict
@@ -133,12 +133,16 @@ class Conductor:
         except _EndedEarly as early:
             return early.verdict
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: BaseException) -> None:
         """What cannot be recorded must not go on unseen: kill it. It is kept: it is all the evidence there is."""
         if self._container is not None:
             with contextlib.suppress(DriverError):
                 self._container.signal("KILL")
             self._container.close()
+        if not isinstance(error, LedgerError) and not self.recorder.state.terminal:
+            message = f"{type(error).__name__}: {error}"
+            with contextlib.suppress(CallsError):
+                self.recorder.end(Verdict(State.ERROR, facts.Ended(reason=Reason.RUNNER_FAULT, message=message)))
 
     def _prepare(self) -> Container:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,17 +30,21 @@ def fingerprinter(ledger: str) -> Callable[[str], str]:
 def _key() -> bytes:
     path = _base("XDG_CONFIG_HOME", ".config") / "calls" / "fingerprint.key"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
-        with os.fdopen(descriptor, "wb") as file:
-            key = os.urandom(32)
-            file.write(key)
-        return key
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_key(path)
+        return path.read_bytes()
     except OSError as error:
         raise LedgerError(f"cannot keep the key of the secrets' fingerprints in {path}: {error.strerror}") from error
+
+
+def _make_key(path: Path) -> None:
+    # Linked into place when it is whole: of two processes that make one at once, the first wins and both use it.
+    with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # mode 0600
+        file.write(os.urandom(32))
+        file.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(file.name, path)
 
 
 def _base(variable: str, default: str) -> Path:

@@ -26,7 +26,7 @@ SETTLE = SECOND // 4
 """How long a late fact is waited for when the exit code alone explains nothing."""
 OBSERVE = SECOND // 50
 """When sampling begins: for what ends before, the totals say it all."""
-GLANCE = 60 * SECOND
+GLANCE = 120 * SECOND
 """How often a running call is inspected although nothing was heard: events can be lost, but rarely are."""
 _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
 _NEAR = 0.95

@@ -7,6 +7,7 @@ newer build and is preferred; with an affected one `calls doctor` says so.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     with explain(path):
         if not path.exists():
             raise LedgerError(f"no ledger at {path} yet: record a call first (calls run IMAGE), or give --ledger FILE")
+        _no_folder(path)
         uri = f"file:{quote(str(path.absolute()))}?mode=ro"
         if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
             uri += "&immutable=1"  # a WAL ledger on read-only ground: nobody can be writing it
@@ -122,7 +124,14 @@ def _hint(message: str, path: Path) -> str:
     return next((f"{message} ({hint})" for word, hint in hints.items() if word in message), message)
 
 
+def _no_folder(path: Path) -> None:
+    # SQLite would call it an I/O error.
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
 def _touch(path: Path) -> None:
+    _no_folder(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

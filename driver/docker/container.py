@@ -34,6 +34,7 @@ from driver.protocol import (
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
 from machine.signals import signal_name, signal_number
+from machine.spec import Spec
 from machine.states import Reason
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ _LOOKS = (0.05, 0.2, 0.5, 1, 2, 5)
 class DockerContainer:
     """See `driver.protocol.Container`. Made by `DockerDriver.prepare`."""
 
-    def __init__(self, driver: DockerDriver, preparation: Preparation, watcher: Watcher, *, interactive: bool) -> None:
+    def __init__(self, driver: DockerDriver, preparation: Preparation, watcher: Watcher, spec: Spec) -> None:
         """The container exists and was not started by us yet."""
         self.preparation = preparation
         self._driver = driver
         self._client = driver.client
         self._id = preparation.container
         self._watcher = watcher
-        self._interactive = interactive
+        self._spec = spec
         self._beginning: Beginning | None = None
         self._attachment: Attachment | None = None
         self._engine_at: int | None = None
@@ -87,13 +88,13 @@ class DockerContainer:
 
     def _attach(self) -> None:
         with speaking(Reason.START_REFUSED):
-            params = {"stdin": int(self._interactive), "stdout": 1, "stderr": 1, "stream": 1}
+            params = {"stdin": int(self._spec.interactive), "stdout": 1, "stderr": 1, "stream": 1}
             raw = self._client.attach_socket(self._id, params=params)
         self._attachment = Attachment(
             raw, self._watcher.output, lambda: self._watcher.fact(OutputEnded(time.time_ns()))
         )
         self._driver.pump.add(self._attachment)
-        if self._interactive:
+        if self._spec.interactive:
             self._attachment.feed()
 
     def _look(self) -> Observation:
@@ -129,14 +130,16 @@ class DockerContainer:
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
         """From the control group when it can be seen from here, else from the engine's stream."""
-        pid = self.inspect().pid
+        # Without a network there is nothing to look for in the process' namespace: its pid is not needed.
+        known = self._spec.network == "none" and self.preparation.cgroup_parent
+        pid = None if known else self.inspect().pid
         group = self._driver.group_of(self.preparation, pid)
         if group is not None:
             meter = CgroupMeter(self._driver.mounts, group, pid)
             if meter.visible:
                 self._end_sampling = sampling.add(meter, interval, sink)
                 return
-        if pid is not None:
+        if (pid or self.inspect().pid) is not None:
             from driver.docker.stats import StatsStream
 
             self._stream = StatsStream(self._client, self._id, interval, sink)

@@ -91,7 +91,7 @@ class DockerDriver:
         except DriverError:
             self._discard(container)
             raise
-        return DockerContainer(self, preparation, watcher, interactive=spec.interactive)
+        return DockerContainer(self, preparation, watcher, spec)
 
     def _create(self, uid: str, spec: Spec, parent: str | None) -> tuple[str, tuple[str, ...]]:
         request = create_request(self.client, spec, self._labels.of(uid), parent)
