@@ -13,14 +13,16 @@ from machine.record import Record
 from machine.states import Kind, Reason
 
 
-class Fact(Record):
-    """What an event says. `dump` is what the ledger keeps."""
-
-    kind: ClassVar[Kind]
-
+class _Kept(Record):
     def dump(self) -> str:
         """Compact JSON: no absent fields, keys in declared order."""
         return dump(self.record())
+
+
+class Fact(_Kept):
+    """What an event says. `dump` is what the ledger keeps."""
+
+    kind: ClassVar[Kind]
 
 
 def dump(record: dict[str, Any]) -> str:
@@ -114,7 +116,7 @@ class Resumed(Fact):
     kind = Kind.RESUMED
 
 
-class Ended(Record):
+class Ended(_Kept):
     """What the five terminal kinds have in common; `machine.verdict` makes them."""
 
     reason: Reason
@@ -126,10 +128,6 @@ class Ended(Record):
     cpu_ns: int | None = None
     mem_peak_bytes: int | None = None
     evidence: dict[str, Any] = {}  # noqa: RUF012 - Record copies it
-
-    def dump(self) -> str:
-        """As `Fact.dump`."""
-        return dump(self.record())
 
 
 class Signalled(Fact):

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import docker
+import ledgers
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -66,6 +68,20 @@ def engine() -> Iterator[docker.APIClient]:
     client = docker.from_env()
     yield client.api
     client.close()
+
+
+@pytest.fixture(scope="session")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ledger that no test changes."""
+    path = tmp_path_factory.mktemp("small") / "ledger.db"
+    ledgers.small(path)
+    return path
+
+
+@pytest.fixture
+def said(path: Path) -> ledgers.Said:
+    """Runs a command on the small ledger."""
+    return partial(ledgers.said, path)
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import ledgers
 import pytest
 from ledgers import COMMAND, Call, Said, small, uid
 
@@ -27,12 +25,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "ledger.db"
     small(path)
     return path
-
-
-@pytest.fixture
-def said(path: Path) -> Said:
-    """Runs a command on it."""
-    return partial(ledgers.said, path)
 
 
 class TestLogs:

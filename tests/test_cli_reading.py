@@ -9,12 +9,10 @@ import os
 import pty
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import ledgers
 import pytest
-from ledgers import COMMAND, Call, Said, small, uid
+from ledgers import COMMAND, Call, Said, uid
 
 from ledger.ledger import Ledger
 from machine.states import Kind, Reason, State
@@ -32,20 +30,6 @@ CALL          NAME     IMAGE                STATE      REASON        EXIT   WALL
 000000000002  three    busybox:1            error      exit             3  1.50s                    2025-10-09 08:55:20
 000000000001  ok       busybox:1            success    exit             0  2.00s  0.50s     4.0MiB  2025-10-09 08:54:20
 """
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ledger that no test changes."""
-    path = tmp_path_factory.mktemp("small") / "ledger.db"
-    small(path)
-    return path
-
-
-@pytest.fixture
-def said(path: Path) -> Said:
-    """Runs a command on it."""
-    return partial(ledgers.said, path)
 
 
 class TestPs:

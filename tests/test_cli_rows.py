@@ -6,29 +6,13 @@ import csv
 import io
 import json
 import subprocess
-from functools import partial
 from pathlib import Path
 
-import ledgers
 import pytest
-from ledgers import COMMAND, MIB, Call, Said, small, uid
+from ledgers import COMMAND, MIB, Call, Said, uid
 
 from ledger.ledger import Ledger
 from machine.states import Reason, State
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ledger that no test changes."""
-    path = tmp_path_factory.mktemp("small") / "ledger.db"
-    small(path)
-    return path
-
-
-@pytest.fixture
-def said(path: Path) -> Said:
-    """Runs a command on it."""
-    return partial(ledgers.said, path)
 
 
 class TestEvents:

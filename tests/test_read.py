@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import DIGEST, MIB, START, Call, small, uid
+from ledgers import DIGEST, MIB, START, Call, uid
 
 from ledger.account import iso
 from ledger.ledger import Ledger
@@ -58,14 +58,6 @@ SHOWN = {
     },
     "events": 5,
 }
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ledger that no test changes."""
-    path = tmp_path_factory.mktemp("small") / "ledger.db"
-    small(path)
-    return path
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import MIB, Call, small, uid
+from ledgers import MIB, Call, uid
 
 from ledger.ledger import Ledger
 from ledger.read import PAGE, SETTLE_NS, Reader
@@ -14,14 +14,6 @@ from machine import facts
 from machine.errors import UsageError
 from machine.states import Reason, State
 from machine.units import SECOND
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ledger that no test changes."""
-    path = tmp_path_factory.mktemp("small") / "ledger.db"
-    small(path)
-    return path
 
 
 @pytest.fixture
