@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import docker.errors
-
 from driver.cgroup import CgroupMeter
 from driver.docker.engine import inspect
-from driver.docker.errors import speaking
+from driver.docker.errors import speaking, status
 from driver.docker.streams import Attachment
 from driver.protocol import (
     Beginning,
@@ -116,10 +114,10 @@ class DockerContainer:
             with speaking(Reason.ENGINE_LOST):
                 self._client.kill(self._id, signal=signal_number(name))
         except DriverError as error:
-            if isinstance(error.__cause__, docker.errors.APIError) and error.__cause__.status_code in (404, 409, 500):
+            if status(error) in (404, 409, 500):
                 with self._lock:
                     self._own_signals[str(signal_number(name))] -= 1
-                if error.__cause__.status_code in (404, 409) or "not running" in str(error):
+                if status(error) != 500 or "not running" in str(error):
                     return False
             raise
         return True
@@ -164,9 +162,7 @@ class DockerContainer:
             with speaking(Reason.ENGINE_LOST):
                 self._client.remove_container(self._id, v=True, force=True)
         except DriverError as error:
-            cause = error.__cause__
-            already = isinstance(cause, docker.errors.APIError) and cause.status_code in (404, 409)
-            if not already:
+            if status(error) not in (404, 409):  # else it is gone, or going
                 raise
         if self.preparation.cgroup_parent:
             self._driver.mounts.remove(self.preparation.cgroup_parent)

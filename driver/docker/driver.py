@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import docker.errors
 
 from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
 from driver.docker.config import create_request
 from driver.docker.container import DockerContainer
 from driver.docker.engine import connect, health_check, is_local, nanoseconds, stop_signal
-from driver.docker.errors import speaking
+from driver.docker.errors import speaking, status
 from driver.docker.events import EventReader
 from driver.protocol import LABEL, Labels, Preparation, Watcher
 from driver.pump import Pump
@@ -74,18 +73,14 @@ class DockerDriver:
             images.pull(self.client, spec.image or "", watcher)
         parent = self._parent(uid)
         try:
-            container, warnings = self._create(uid, spec, parent)
+            container, warnings, parent = self._create(uid, spec, parent)
         except DriverError as error:
-            if images.is_missing(error) and spec.pull == "never":
-                raise DriverError(Reason.PULL_MISSING, f"{error} (and --pull never was given)") from error
-            if images.is_missing(error) and spec.pull == "missing":
-                images.pull(self.client, spec.image or "", watcher)
-                container, warnings = self._create(uid, spec, parent)
-            elif parent and "cgroup-parent" in str(error):
-                self._parents, parent = False, None  # an engine that wants systemd slices: no exact totals then
-                container, warnings = self._create(uid, spec, None)
-            else:
+            if not images.is_missing(error) or spec.pull == "always":
                 raise
+            if spec.pull == "never":
+                raise DriverError(Reason.PULL_MISSING, f"{error} (and --pull never was given)") from error
+            images.pull(self.client, spec.image or "", watcher)
+            container, warnings, parent = self._create(uid, spec, parent)
         try:
             preparation = self._preparation(container, spec, parent, warnings)
         except DriverError:
@@ -93,17 +88,21 @@ class DockerDriver:
             raise
         return DockerContainer(self, preparation, watcher, spec)
 
-    def _create(self, uid: str, spec: Spec, parent: str | None) -> tuple[str, tuple[str, ...]]:
+    def _create(self, uid: str, spec: Spec, parent: str | None) -> tuple[str, tuple[str, ...], str | None]:
+        """-> the container, the engine's warnings, and the parent group that it really has."""
         request = create_request(self.client, spec, self._labels.of(uid), parent)
         try:
             with speaking(Reason.CREATE_REFUSED):
                 answer = self.client.create_container_from_config(request, name=uid)
-                return answer["Id"], tuple(answer.get("Warnings") or ())
+                return answer["Id"], tuple(answer.get("Warnings") or ()), parent
         except UnknownOutcomeError:
-            return self._adopt(uid), ()
+            return self._adopt(uid), (), parent
         except DriverError as error:
-            if isinstance(error.__cause__, docker.errors.APIError) and error.__cause__.status_code == 409:
-                return self._adopt(uid), ()
+            if status(error) == 409:
+                return self._adopt(uid), (), parent
+            if parent and "cgroup-parent" in str(error):
+                self._parents = False  # an engine that wants systemd slices: no exact totals then
+                return self._create(uid, spec, None)
             raise
 
     def _adopt(self, uid: str) -> str:

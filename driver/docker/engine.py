@@ -11,7 +11,7 @@ import docker
 import docker.errors
 from docker.transport import UnixHTTPAdapter
 
-from driver.docker.errors import plain, speaking
+from driver.docker.errors import plain, speaking, status
 from driver.protocol import HealthCheck, Observation
 from machine.errors import DriverError
 from machine.signals import signal_name, signal_number
@@ -81,7 +81,7 @@ def inspect(client: docker.APIClient, container: str) -> Observation:
         with speaking(Reason.LOST):
             return observation(client.inspect_container(container))
     except DriverError as error:
-        if isinstance(error.__cause__, docker.errors.NotFound):
+        if status(error) == 404:
             return Observation("gone")
         raise
 

@@ -49,6 +49,12 @@ def words(error: docker.errors.APIError) -> str:
     return " ".join(str(error.explanation or error).split())
 
 
+def status(error: DriverError) -> int | None:
+    """The HTTP status of the engine's answer behind one of our errors; None when it was not an answer."""
+    cause = error.__cause__
+    return cause.status_code if isinstance(cause, docker.errors.APIError) else None
+
+
 def plain(error: BaseException) -> str:
     """An error as one line for a person."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

@@ -9,7 +9,7 @@ import docker
 import docker.errors
 from docker.utils import parse_repository_tag
 
-from driver.docker.errors import pull_reason, speaking
+from driver.docker.errors import pull_reason, speaking, status
 from driver.protocol import Watcher
 from machine.errors import DriverError
 from machine.states import Reason
@@ -32,7 +32,7 @@ def pull(client: docker.APIClient, image: str, watcher: Watcher) -> None:
 
 def is_missing(error: DriverError) -> bool:
     """Whether a refused create means that the image is not there (and not, say, a network)."""
-    return isinstance(error.__cause__, docker.errors.NotFound) and "no such image" in str(error).lower()
+    return status(error) == 404 and "no such image" in str(error).lower()
 
 
 def digest(client: docker.APIClient, image: str | None, image_id: str) -> str:
