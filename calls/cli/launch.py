@@ -18,8 +18,8 @@ _FAILED = 125
 _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Conductor:
-    """The child. It waits for an order; without one it ends quietly."""
+class Child:
+    """The process that conducts. It waits for an order; without one it ends quietly."""
 
     def __init__(self) -> None:
         """Fork."""
@@ -63,14 +63,14 @@ class Conductor:
             os.kill(self._pid, number)
 
 
-conductor: Conductor | None = None
+child: Child | None = None
 """The one that was forked ahead of time, if it was."""
 
 
 def ahead() -> None:
     """Fork now: the command line looks like a `run`."""
-    global conductor  # noqa: PLW0603 - one process, one child
-    conductor = Conductor()
+    global child  # noqa: PLW0603 - one process, one child
+    child = Child()
 
 
 def _conduct(orders: int, answers: int) -> NoReturn:

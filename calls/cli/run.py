@@ -92,4 +92,4 @@ def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool
         raise SpecError("detach", "contradicts --interactive: nobody would be there to type")
     terminal = spec.interactive and os.isatty(0)
     order = {"ledger": str(ledger), "spec": spec.asked(), "detach": detach, "json": as_json, "terminal": terminal}
-    return (launch.conductor or launch.Conductor()).carry_out(order)
+    return (launch.child or launch.Child()).carry_out(order)
