@@ -1,13 +1,13 @@
--- The ledger, schema version 1: one SQLite file (3.38 or newer), opened in WAL mode.
+-- The ledger, schema version 2: one SQLite file (3.38 or newer), opened in WAL mode.
 --
--- The log is event, sample and log: appended to, never updated, never deleted from; triggers hold that.
--- Everything else (call, histogram) is derived from the log and can be made again from it.
+-- The log is event, sample and log: appended to, never updated, never deleted from; triggers hold that. Only
+-- what a tombstone (an event `pruned`) covers may go. Everything else (call, histogram) is derived from the log and can be made again from it.
 -- All times are integer nanoseconds since 1970, UTC; columns carry their unit in their name.
 -- A value that was not measured is NULL, never 0.
 
 -- "call" in ASCII: tells a ledger from any other SQLite file.
 PRAGMA application_id = 0x63616c6c;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 
@@ -32,7 +32,7 @@ INSERT INTO kind VALUES
   (0, 'submitted'), (1, 'prepared'), (2, 'started'), (3, 'health-awaited'), (4, 'healthy'), (5, 'paused'),
   (6, 'resumed'), (7, 'succeeded'), (8, 'failed'), (9, 'timed-out'), (10, 'killed'), (11, 'cancelled'),
   (12, 'pulled'), (13, 'signalled'), (14, 'cancel-requested'), (15, 'kill-requested'), (16, 'health-changed'), (17, 'oom-seen'),
-  (18, 'gap'), (19, 'output-cut'), (20, 'cleaned');
+  (18, 'gap'), (19, 'output-cut'), (20, 'cleaned'), (21, 'adopted'), (22, 'pruned');
 
 -- kind may happen in source (-1: no call yet) and leads to target; a note leads to where it was.
 CREATE TABLE rule (
@@ -59,7 +59,9 @@ INSERT INTO rule VALUES
   (17, 2, 2), (17, 3, 3), (17, 4, 4),
   (18, 0, 0), (18, 1, 1), (18, 2, 2), (18, 3, 3), (18, 4, 4), (18, 5, 5), (18, 6, 6), (18, 7, 7), (18, 8, 8), (18, 9, 9),
   (19, 0, 0), (19, 1, 1), (19, 2, 2), (19, 3, 3), (19, 4, 4), (19, 5, 5), (19, 6, 6), (19, 7, 7), (19, 8, 8), (19, 9, 9),
-  (20, 5, 5), (20, 6, 6), (20, 7, 7), (20, 8, 8), (20, 9, 9);
+  (20, 5, 5), (20, 6, 6), (20, 7, 7), (20, 8, 8), (20, 9, 9),
+  (21, 0, 0), (21, 1, 1), (21, 2, 2), (21, 3, 3), (21, 4, 4), (21, 5, 5), (21, 6, 6), (21, 7, 7), (21, 8, 8), (21, 9, 9),
+  (22, 5, 5), (22, 6, 6), (22, 7, 7), (22, 8, 8), (22, 9, 9);
 
 -- counter = 1: cumulative; take differences, never means.
 CREATE TABLE metric (
@@ -152,18 +154,33 @@ CREATE TRIGGER event_continues BEFORE INSERT ON event
         SELECT coalesce(max(state), -1), coalesce(max(seq), 0)
         FROM (SELECT state, seq FROM event WHERE call_id = NEW.call_id ORDER BY seq DESC LIMIT 1)))
   BEGIN SELECT RAISE(ABORT, 'event does not continue its call'); END;
-CREATE TRIGGER event_no_update BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'event is append-only'); END;
+-- The tombstone comes first, in the same transaction; then what it covers may be emptied or deleted, and only that.
+CREATE TRIGGER event_no_update BEFORE UPDATE ON event
+  WHEN NOT (
+    NEW.data = '{}' AND OLD.kind <> 22
+    AND (NEW.id, NEW.call_id, NEW.seq, NEW.at, NEW.kind, NEW.state, NEW.samples, NEW.chunks, NEW.digest)
+      = (OLD.id, OLD.call_id, OLD.seq, OLD.at, OLD.kind, OLD.state, OLD.samples, OLD.chunks, OLD.digest)
+    AND NEW.elapsed_ns IS OLD.elapsed_ns
+    AND EXISTS (SELECT 1 FROM event WHERE call_id = OLD.call_id AND seq > OLD.seq AND kind = 22
+                AND data ->> '$.events' IS NOT NULL))
+  BEGIN SELECT RAISE(ABORT, 'event is append-only'); END;
 CREATE TRIGGER event_no_delete BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'event is append-only'); END;
 CREATE TRIGGER sample_once BEFORE INSERT ON sample
   WHEN EXISTS (SELECT 1 FROM sample WHERE call_id = NEW.call_id AND seq = NEW.seq)
   BEGIN SELECT RAISE(ABORT, 'sample is append-only: this row exists'); END;
 CREATE TRIGGER sample_no_update BEFORE UPDATE ON sample BEGIN SELECT RAISE(ABORT, 'sample is append-only'); END;
-CREATE TRIGGER sample_no_delete BEFORE DELETE ON sample BEGIN SELECT RAISE(ABORT, 'sample is append-only'); END;
+CREATE TRIGGER sample_no_delete BEFORE DELETE ON sample
+  WHEN NOT EXISTS (SELECT 1 FROM event WHERE call_id = OLD.call_id AND kind = 22 AND samples >= OLD.seq
+                   AND data -> '$.samples' IS NOT NULL)
+  BEGIN SELECT RAISE(ABORT, 'sample is append-only'); END;
 CREATE TRIGGER log_once BEFORE INSERT ON log
   WHEN EXISTS (SELECT 1 FROM log WHERE rowid = NEW.rowid OR (call_id = NEW.call_id AND seq = NEW.seq))
   BEGIN SELECT RAISE(ABORT, 'log is append-only: this row exists'); END;
 CREATE TRIGGER log_no_update BEFORE UPDATE ON log BEGIN SELECT RAISE(ABORT, 'log is append-only'); END;
-CREATE TRIGGER log_no_delete BEFORE DELETE ON log BEGIN SELECT RAISE(ABORT, 'log is append-only'); END;
+CREATE TRIGGER log_no_delete BEFORE DELETE ON log
+  WHEN NOT EXISTS (SELECT 1 FROM event WHERE call_id = OLD.call_id AND kind = 22 AND chunks >= OLD.seq
+                   AND data -> '$.output' IS NOT NULL)
+  BEGIN SELECT RAISE(ABORT, 'log is append-only'); END;
 
 -- ---------------------------------------------------------------------------------------------
 -- Derived: one row a call, folded from its events.
@@ -202,11 +219,16 @@ CREATE TABLE call (
   gaps           INTEGER NOT NULL DEFAULT 0,
   cleaned        INTEGER NOT NULL DEFAULT 0,
   spec           TEXT    NOT NULL,
-  evidence       TEXT
+  evidence       TEXT,
+  idempotency_key TEXT,
+  recovered      INTEGER NOT NULL DEFAULT 0,
+  pruned         TEXT
 ) STRICT;
 CREATE INDEX call_created ON call (created_at);
 CREATE INDEX call_name ON call (name, created_at) WHERE name IS NOT NULL;
 CREATE INDEX call_open ON call (id) WHERE ended_at IS NULL;
+CREATE INDEX call_unsettled ON call (runner) WHERE cleaned = 0;
+CREATE UNIQUE INDEX call_key ON call (idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- At most 240 buckets a metric, only for calls with more samples than that; see the view histogram_point.
 CREATE TABLE histogram (
@@ -221,6 +243,20 @@ CREATE TABLE histogram (
   max     REAL    NOT NULL,
   last    REAL    NOT NULL,
   PRIMARY KEY (call_id, metric, bucket)
+) STRICT, WITHOUT ROWID;
+
+-- ---------------------------------------------------------------------------------------------
+-- Neither log nor derived: who is at work. The process behind a runner, and when it last said that it lives
+-- (ns, UTC). A pid alone proves nothing: it goes with boot, pid namespace and start time (clock ticks since boot).
+
+CREATE TABLE lease (
+  runner        TEXT    PRIMARY KEY,
+  host          TEXT    NOT NULL,
+  boot          TEXT    NOT NULL,
+  pid           INTEGER NOT NULL,
+  pid_started   INTEGER NOT NULL,
+  pid_namespace INTEGER NOT NULL,
+  beat_at       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- ---------------------------------------------------------------------------------------------

@@ -10,7 +10,12 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from ledger.lease import Lease
 from machine.facts import Owner, Requester
+from machine.units import SECOND
+
+STALE = 60 * SECOND
+"""How old a heartbeat may be, where it is all there is to go by."""
 
 
 def new_id(now_ms: int | None = None) -> str:
@@ -28,7 +33,12 @@ def new_id(now_ms: int | None = None) -> str:
 def owner(runner: str) -> Owner:
     """This process, so that nobody takes another one with the same pid for it."""
     return Owner(
-        runner=runner, host=socket.gethostname(), boot=boot_id(), pid=os.getpid(), pid_started=started(os.getpid())
+        runner=runner,
+        host=socket.gethostname(),
+        boot=boot_id(),
+        pid=os.getpid(),
+        pid_started=started(os.getpid()),
+        pid_namespace=pid_namespace(),
     )
 
 
@@ -47,12 +57,34 @@ def boot_id() -> str:
 
 
 def started(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 when there is no such process."""
+    """When a process began, in clock ticks since boot; 0 when there is no such process, or only its zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def pid_namespace() -> int:
+    """In which numbering of processes our pids mean anything; 0 where the system does not say."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def alive(lease: Lease, now: int) -> bool:
+    """Whether the runner behind a lease lives. `now`: the wall clock, ns.
+
+    Where its processes are ours to see, the process itself says so: the same number, begun at the same tick,
+    and not a zombie. A boot that is over took all its processes along. Elsewhere the heartbeat decides.
+    """
+    if lease.host == socket.gethostname() and lease.boot != boot_id():
+        return False
+    if lease.boot == boot_id() and lease.pid_namespace == pid_namespace():
+        return started(lease.pid) == lease.pid_started
+    return now - lease.beat_at < STALE
 
 
 def _user() -> str:

@@ -68,8 +68,9 @@ class Runner:
         self._handled: dict[int, int] = {}
         self._unborn: dict[str, list[tuple[Kind, facts.Fact]]] = {}
         self._lock = threading.Lock()
-        self.ledger = Ledger(ledger_path(ledger), self._obey)
         self.id = new_id()
+        self._owner = owner(self.id)
+        self.ledger = Ledger(ledger_path(ledger), self._obey, self._owner)
         self._labels = Labels(self.ledger.id, self.id)
         self._pump = Pump()
         self._sampler = Sampler()
@@ -178,7 +179,7 @@ class Runner:
         capture = Capture(spec.log_limit, spec.redactor(), self._clock.wall, recorder.output, pass_on)
         conductor = Conductor(future.id, spec, driver, self._sampler, recorder, capture, self._clock, self._tell)
         submitted = facts.Submitted(
-            uid=future.id, name=spec.name, image=spec.image, driver=spec.driver, spec=record, owner=owner(self.id)
+            uid=future.id, name=spec.name, image=spec.image, driver=spec.driver, spec=record, owner=self._owner
         )
         try:
             verdict = conductor.conduct(submitted, started, self._enlist)

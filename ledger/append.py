@@ -8,7 +8,7 @@ from ledger import digest
 from ledger.histogram import MAX_POINTS, decimate
 from ledger.projection import COLUMNS, Event, fold
 from ledger.sqlite import scalar, sqlite3
-from machine.errors import LedgerError
+from machine.errors import LedgerError, TakenOverError
 from machine.samples import METRICS, Sample
 from machine.states import Kind, State
 
@@ -31,7 +31,10 @@ _SINCE = {
 
 
 class EventIn(NamedTuple):
-    """An event to append. `call_id` None submits a new call."""
+    """An event to append. `call_id` None submits a new call.
+
+    `owner`: the runner that must own the call for this to be taken; None for a note by anybody.
+    """
 
     call_id: int | None
     kind: Kind
@@ -40,6 +43,7 @@ class EventIn(NamedTuple):
     elapsed_ns: int | None
     data: str
     uid: str = ""
+    owner: str | None = None
 
 
 class SampleIn(NamedTuple):
@@ -68,6 +72,8 @@ def append_event(connection: sqlite3.Connection, event: EventIn) -> int:
     call_id, row = _row(connection, event.call_id)
     if event.call_id is not None and not row:
         raise LedgerError(f"there is no call {event.call_id} in this ledger")
+    if event.owner is not None and row and row["runner"] != event.owner:
+        raise TakenOverError(f"call {row['uid']} is not this runner's: {row['runner']} conducts it")
     state = event.state or State(row["state"])
     seq, before = (row["events"] + 1, _last_digest(connection, call_id)) if row else (1, digest.GENESIS)
     samples, samples_digest = _tail(connection, "sample", call_id, row["samples"] if row else 0)

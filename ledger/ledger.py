@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ledger.append import ChunkIn, EventIn, SampleIn
+from ledger.lease import Unsettled, unsettled
 from ledger.sqlite import connect_reader, explain, scalar
 from ledger.writer import Writer
+from machine.facts import Owner
 from machine.samples import Sample
 from machine.states import Kind, State
 
@@ -27,10 +29,16 @@ class Request(NamedTuple):
 class Ledger:
     """One ledger file, open for appending. Thread-safe; several processes may have one file open."""
 
-    def __init__(self, path: str | Path, foreign: Callable[[], None] = lambda: None) -> None:
-        """Open or create `path`; `foreign` is called (in the writer's thread) after another process wrote."""
+    def __init__(
+        self, path: str | Path, foreign: Callable[[], None] = lambda: None, owner: Owner | None = None
+    ) -> None:
+        """Open or create `path`; `foreign` is called (in the writer's thread) after another process wrote.
+
+        With an `owner`, what says where a call is can be appended only to that runner's own calls.
+        """
         self.path = Path(path)
-        self._writer = Writer(self.path, foreign)
+        self._owner = owner.runner if owner else None
+        self._writer = Writer(self.path, foreign, owner)
         self._reader = connect_reader(self.path)
         self._reading = threading.Lock()
         self.id: str = scalar(self._reader, "SELECT value FROM meta WHERE key = 'ledger'")
@@ -50,8 +58,21 @@ class Ledger:
         return self._writer.event(EventIn(None, Kind.SUBMITTED, State.PREPARING, at, None, data, uid))
 
     def append(self, call_id: int, kind: Kind, state: State | None, at: int, elapsed_ns: int | None, data: str) -> None:
-        """Append an event. Durable on return. `state` None: a note by somebody who does not own the call."""
-        self._writer.event(EventIn(call_id, kind, state, at, elapsed_ns, data))
+        """Append an event. Durable on return. `state` None: a note by somebody who does not own the call.
+
+        TakenOverError when another runner owns it by now.
+        """
+        owner = None if state is None else self._owner
+        self._writer.event(EventIn(call_id, kind, state, at, elapsed_ns, data, owner=owner))
+
+    def adopt(self, call_id: int, previous: str, at: int, data: str) -> None:
+        """Take a call over from the runner `previous`. TakenOverError when somebody else was first."""
+        self._writer.event(EventIn(call_id, Kind.ADOPTED, None, at, None, data, owner=previous))
+
+    def unsettled(self) -> list[Unsettled]:
+        """Every call about which there is more to write, with the lease of its runner."""
+        with explain(self.path), self._reading:
+            return unsettled(self._reader)
 
     def sample(self, call_id: int, at: int, sample: Sample) -> bool:
         """Append a sample, durable within a second; False when it had to be dropped."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ledger.failpoint import reach
 from machine.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ __all__ = [
     "explain",
     "has_reset_bug",
     "sqlite3",
+    "transaction",
 ]
 
 APPLICATION_ID = 0x63616C6C
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_MS = 5000
 
 _WRITER = (
@@ -100,6 +102,21 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
+def transaction(connection: sqlite3.Connection, name: str) -> Iterator[None]:
+    """Everything inside happens, durably, or nothing does. Failpoints: `NAME.begun`, `NAME.written`, `NAME.durable`."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        reach(f"{name}.begun")
+        yield
+        reach(f"{name}.written")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:  # (a full disk has ended it already)
+            connection.execute("ROLLBACK")
+    reach(f"{name}.durable")
+
+
+@contextmanager
 def explain(path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into one line that names the file and what to do."""
     try:
@@ -159,21 +176,15 @@ def _create(connection: sqlite3.Connection) -> None:
     schema = files("ledger").joinpath("schema.sql").read_text(encoding="utf-8")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection, "create"):
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process may have been first
-            for statement in _statements(schema):
+            for statement in statements(schema):
                 connection.execute(statement)
             connection.execute("INSERT INTO meta VALUES ('ledger', ?)", (str(uuid4()),))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk has ended it already
-            connection.execute("ROLLBACK")
-        raise
 
 
-def _statements(script: str) -> Iterator[str]:
-    # `executescript` would commit on its own; the schema must come into being whole or not at all.
+def statements(script: str) -> Iterator[str]:
+    """A script's statements, one by one: `executescript` would commit on its own, and it must be all or nothing."""
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+from ledger import lease
 from ledger.append import ChunkIn, EventIn, SampleIn, append_chunk, append_event, append_sample, last_seq
-from ledger.sqlite import connect_writer, explain, scalar, sqlite3
+from ledger.sqlite import connect_writer, explain, scalar, sqlite3, transaction
 from machine.errors import LedgerError, RefusedError
+from machine.facts import Owner
 
 MAX_SAMPLES = 100_000
 MAX_CHUNK_BYTES = 16 * 2**20
@@ -30,9 +33,14 @@ Item = tuple[EventIn, "Future[int]"] | SampleIn | ChunkIn
 class Writer:
     """Owns the writing connection. Safe to call from any thread; `close` writes what is queued."""
 
-    def __init__(self, path: Path, foreign: Callable[[], None] = lambda: None) -> None:
-        """Open (or create) the ledger; `foreign` is called when another process has written to it."""
+    def __init__(self, path: Path, foreign: Callable[[], None] = lambda: None, owner: Owner | None = None) -> None:
+        """Open (or create) the ledger; `foreign` is called when another process has written to it.
+
+        `owner`: the runner whose lease is taken with its first event, and renewed until `close`.
+        """
         self._path = path
+        self._owner = owner
+        self._beat_at = 0.0
         self._foreign = foreign
         self._connection = connect_writer(path)
         self._queue: deque[Item] = deque()
@@ -49,6 +57,10 @@ class Writer:
 
     def event(self, event: EventIn) -> int:
         """Append an event; -> its call's id, once it is durable. LedgerError when it could not be written."""
+        return self.post(event).result()
+
+    def post(self, event: EventIn) -> Future[int]:
+        """As `event`, without waiting: many at once share a commit. They are appended in the order of asking."""
         written: Future[int] = Future()
         with self._wake:
             if self._closing:
@@ -56,7 +68,7 @@ class Writer:
             self._queue.append((event, written))
             self._urgent = True
             self._wake.notify_all()
-        return written.result()
+        return written
 
     def sample(self, item: SampleIn) -> bool:
         """Queue a sample; False (and counted in `dropped`) when the queue is full."""
@@ -103,11 +115,18 @@ class Writer:
             if batch:
                 self._commit(batch)
             if closing:
-                self._connection.close()
+                self._end()
                 return
+            self._beat()
             if version != (version := self._version()):
                 with contextlib.suppress(Exception):  # without this thread nobody could write any more
                     self._foreign()
+
+    def _end(self) -> None:
+        if self._owner is not None and self._beat_at:
+            with contextlib.suppress(sqlite3.Error):  # the process' end says the same
+                lease.end(self._connection, self._owner.runner)
+        self._connection.close()
 
     def _version(self) -> int:
         # Changes when another connection commits, never by our own commits.
@@ -134,24 +153,48 @@ class Writer:
 
     def _transact(self, batch: Sequence[Item]) -> list[int]:
         seqs = dict(self._seqs)
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            ids = [self._append(item, seqs) for item in batch]
-            self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+        first = next((item[0] for item in batch if not isinstance(item, SampleIn | ChunkIn)), None)
+        with transaction(self._connection, str(first.kind) if first else "samples"):
+            begins = self._owner is not None and not self._beat_at and first is not None
+            if begins and self._owner is not None:
+                lease.take(self._connection, self._owner, time.time_ns())
+            owned: dict[int, bool] = {}
+            ids = [self._append(item, seqs, owned) for item in batch]
         self._seqs = seqs
+        if begins:
+            self._beat_at = time.monotonic()
         return ids
 
-    def _append(self, item: Item, seqs: dict[tuple[str, int], int]) -> int:
-        if isinstance(item, SampleIn):
+    def _beat(self) -> None:
+        if self._owner is not None and self._beat_at and time.monotonic() - self._beat_at >= lease.BEAT:
+            self._beat_at = time.monotonic()
+            with contextlib.suppress(sqlite3.Error):  # the next one may get through
+                lease.beat(self._connection, self._owner.runner, time.time_ns())
+
+    def _append(self, item: Item, seqs: dict[tuple[str, int], int], owned: dict[int, bool]) -> int:
+        if not isinstance(item, SampleIn | ChunkIn):
+            return append_event(self._connection, item[0])
+        if not self._owns(item.call_id, owned):
+            self._count_lost(item)
+        elif isinstance(item, SampleIn):
             append_sample(self._connection, self._next(seqs, "sample", item.call_id), item)
-            return item.call_id
-        if isinstance(item, ChunkIn):
+        else:
             append_chunk(self._connection, self._next(seqs, "log", item.call_id), item)
-            return item.call_id
-        return append_event(self._connection, item[0])
+        return item.call_id
+
+    def _owns(self, call_id: int, owned: dict[int, bool]) -> bool:
+        """Whether the call is still this runner's; looked up once a transaction. What has no owner is everybody's."""
+        if self._owner is None:
+            return True
+        if call_id not in owned:
+            owned[call_id] = lease.owner_of(self._connection, call_id) == self._owner.runner
+        return owned[call_id]
+
+    def _count_lost(self, item: SampleIn | ChunkIn) -> None:
+        if isinstance(item, SampleIn):
+            self.dropped[item.call_id] += 1
+        else:
+            self.lost[item.call_id] += len(item.data)
 
     def _next(self, seqs: dict[tuple[str, int], int], table: str, call_id: int) -> int:
         key = table, call_id
@@ -162,10 +205,8 @@ class Writer:
 
     def _fail(self, batch: Sequence[Item], error: Exception) -> None:
         for item in batch:
-            if isinstance(item, SampleIn):
-                self.dropped[item.call_id] += 1
-            elif isinstance(item, ChunkIn):
-                self.lost[item.call_id] += len(item.data)
+            if isinstance(item, SampleIn | ChunkIn):
+                self._count_lost(item)
             else:
                 item[1].set_exception(self._explained(item[0], error))
 

@@ -9,6 +9,7 @@ CallsError                      everything this program raises on purpose
 ├── IllegalTransitionError      the table has no such rule; nothing was written
 ├── LedgerError                 the file: not a ledger, newer, read-only, full, locked
 │   └── RefusedError            the log does not take this event: the call is not where it could happen
+│       └── TakenOverError      another runner conducts this call now
 └── DriverError                 the engine or the host refused; `.reason` says which verdict that is
     └── UnknownOutcomeError     no answer came: it may or may not have happened
 """
@@ -76,6 +77,10 @@ class LedgerError(CallsError):
 
 class RefusedError(LedgerError):
     """The ledger's own rules forbid this event: the call is over, say, or somebody else has moved it."""
+
+
+class TakenOverError(RefusedError):
+    """The call has another owner by now, who took this one for dead. Let go of it, and of its container."""
 
 
 class DriverError(CallsError):

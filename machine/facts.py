@@ -38,6 +38,7 @@ class Owner(Record):
     boot: str
     pid: int
     pid_started: int
+    pid_namespace: int = 0
 
 
 class Requester(Record):
@@ -51,11 +52,15 @@ class Requester(Record):
 
 
 class Submitted(Fact):
-    """A call exists. `spec` is the request as recorded: secrets replaced by keyed fingerprints."""
+    """A call exists. `spec` is the request as recorded: secrets replaced by keyed fingerprints.
+
+    `idempotency_key`: what makes it the same call when it is asked for twice.
+    """
 
     kind = Kind.SUBMITTED
     uid: str
     name: str | None = None
+    idempotency_key: str | None = None
     image: str | None = None
     driver: str
     spec: dict[str, Any]
@@ -196,3 +201,30 @@ class Cleaned(Fact):
     kind = Kind.CLEANED
     removed: bool
     error: str | None = None
+
+
+class Adopted(Fact):
+    """Another process conducts the call from here on, because its owner (`previous`, a runner) is gone."""
+
+    kind = Kind.ADOPTED
+    owner: Owner
+    previous: str
+    why: str
+
+
+class Pruned(Fact):
+    """A tombstone: what was removed from the log on purpose, and by whom. Each part is absent if it stayed.
+
+    `samples` and `output` map the seq of each event that covered some of those rows to their digest (S and C
+    of docs/ledger.md), so that the chain can still be checked. `events` is a digest over the events before
+    this one, whose data was emptied; `kept` is then what the call's row is folded from. `histogram` is the
+    digest of the rows of `histogram` that outlive their samples.
+    """
+
+    kind = Kind.PRUNED
+    by: Requester
+    samples: dict[str, str] | None = None
+    output: dict[str, str] | None = None
+    events: str | None = None
+    kept: dict[str, Any] | None = None
+    histogram: str | None = None

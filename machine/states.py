@@ -65,6 +65,8 @@ class Kind(_Coded):
     GAP = "gap"
     OUTPUT_CUT = "output-cut"
     CLEANED = "cleaned"
+    ADOPTED = "adopted"
+    PRUNED = "pruned"
 
 
 class Reason(StrEnum):
@@ -92,6 +94,7 @@ class Reason(StrEnum):
     EXTERNAL = "external"
     USER = "user"
     RUNNER_LOST = "runner-lost"
+    RESOURCES = "resources"
 
 
 TERMINAL = frozenset((State.SUCCESS, State.ERROR, State.TIMEOUT, State.KILLED, State.CANCELLED))
@@ -115,6 +118,7 @@ REASONS: dict[State, frozenset[Reason]] = {
             Reason.ENGINE_LOST,
             Reason.LOST,
             Reason.RUNNER_FAULT,
+            Reason.RESOURCES,
         )
     ),
     State.TIMEOUT: frozenset((Reason.DEADLINE, Reason.PREPARE, Reason.HEALTH)),

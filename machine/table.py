@@ -54,6 +54,8 @@ RULES: tuple[Rule, ...] = (
     Rule(Kind.GAP, _ANY, None),
     Rule(Kind.OUTPUT_CUT, _ANY, None),
     Rule(Kind.CLEANED, _ENDED, None),
+    Rule(Kind.ADOPTED, _ANY, None),
+    Rule(Kind.PRUNED, _ENDED, None),
 )
 
 STEPS: dict[tuple[State | None, Kind], State] = {

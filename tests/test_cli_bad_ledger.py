@@ -14,6 +14,8 @@ import pytest
 from ledgers import small
 from running import IMAGE, RUN, STAY, Said, calls, discard, kinds, shown, under, until
 
+from ledger.sqlite import SCHEMA_VERSION
+
 ROOT = os.geteuid() == 0
 READING = (["ps"], ["show", "@last"], ["events", "@last"], ["logs", "@last"], ["wait", "@last"])
 ASKING = (["kill", "@last"], ["cancel", "@last"])
@@ -54,7 +56,7 @@ def newer(path: Path) -> str:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    return f"{path} has schema version 99, this program knows 1: use a newer call-ledger"
+    return f"{path} has schema version 99, this program knows {SCHEMA_VERSION}: use a newer call-ledger"
 
 
 def damaged(path: Path) -> str:

@@ -47,6 +47,8 @@ SAYS: dict[Kind, facts.Fact | Ended] = {
     Kind.GAP: facts.Gap(of="events", since=1, until=2, why="lost"),
     Kind.OUTPUT_CUT: facts.OutputCut(stream="stdout", offset=1, lost=2),
     Kind.CLEANED: facts.Cleaned(removed=True),
+    Kind.ADOPTED: facts.Adopted(owner=OWNER.replace(runner="another"), previous="runner", why="its runner is gone"),
+    Kind.PRUNED: facts.Pruned(by=BY, samples={"5": "00"}),
     **{VERDICTS[state]: Ended(reason=reason, exit_code=3, oom="likely") for state, reason in ENDS.items()},
 }
 """What an event of each kind says."""
@@ -129,7 +131,7 @@ def test_the_file_itself_takes_an_event_exactly_by_the_table(db: sqlite3.Connect
 
 @pytest.mark.parametrize("kind", Kind)
 def test_after_the_end_the_file_takes_only_notes(db: sqlite3.Connection, kind: Kind) -> None:
-    if kind in {Kind.GAP, Kind.OUTPUT_CUT, Kind.CLEANED}:
+    if (State.SUCCESS, kind) in STEPS:
         db.execute(event(6, kind, State.SUCCESS, call=2))
     else:
         assert refused(db, event(6, kind, State.SUCCESS, call=2)) == "event does not continue its call"
