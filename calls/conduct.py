@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from calls.capture import Capture
 from calls.clock import Clock
 from calls.recorder import Recorder
-from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Sampling
+from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Preparation, Sampling
 from machine import facts
 from machine.errors import CallsError, DriverError, LedgerError, UnknownOutcomeError
 from machine.spec import Spec
@@ -23,7 +23,7 @@ from machine.units import SECOND
 from machine.verdict import Evidence, Verdict, decide, never_ran
 
 if TYPE_CHECKING:
-    from calls.watch import SampleGap
+    from calls.watch import SampleGap, Watch
 
 DRAIN = 2 * SECOND
 """How long the verdict waits for output that makes no progress."""
@@ -151,15 +151,7 @@ class Conductor:
             raise _EndedEarly(self._unprepared() or never_ran(State.ERROR, error.reason, str(error))) from error
         self._container = container
         made = container.preparation
-        self.recorder.apply(
-            facts.Prepared(
-                container=made.container,
-                image_id=made.image_id,
-                image_digest=made.image_digest,
-                cgroup_parent=made.cgroup_parent,
-                warnings=made.warnings,
-            )
-        )
+        self.recorder.apply(prepared(made))
         for warning in made.warnings:
             self._tell(f"warning: {warning}", True)
         return container
@@ -194,6 +186,9 @@ class Conductor:
         self._started(beginning)
         watch = Watch(self, container, evidence, self._sampling, self._clock)
         watch.until_the_end()
+        return self._conclude(watch)
+
+    def _conclude(self, watch: Watch) -> Verdict:
         whole = self._drain(DRAIN, watch.take)
         verdict = watch.verdict()
         if whole:
@@ -251,6 +246,17 @@ class Conductor:
         removed = container is not None and not self.spec.keep and error is None
         self.recorder.apply(facts.Cleaned(removed=removed, error=error))
         self.recorder.close()
+
+
+def prepared(made: Preparation) -> facts.Prepared:
+    """What is recorded of a container that was prepared."""
+    return facts.Prepared(
+        container=made.container,
+        image_id=made.image_id,
+        image_digest=made.image_digest,
+        cgroup_parent=made.cgroup_parent,
+        warnings=made.warnings,
+    )
 
 
 class _EndedEarly(Exception):  # noqa: N818 - a verdict on its way, not an error

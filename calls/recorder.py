@@ -21,14 +21,16 @@ _FREE_TEXT = frozenset(
 class Recorder:
     """Used by the one thread that conducts the call; only `sample` and `output` may come from others."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, redactor: Redactor) -> None:
-        """A call that does not exist yet: `apply(Submitted)` comes first."""
+    def __init__(
+        self, ledger: Ledger, clock: Clock, redactor: Redactor, call_id: int = 0, state: State | None = None
+    ) -> None:
+        """A call that does not exist yet: `apply(Submitted)` comes first; or one that was adopted in `state`."""
         self._ledger = ledger
         self._clock = clock
-        self._redactor = redactor
-        self._lifecycle = Lifecycle(self._write)
-        self._entered = 0
-        self.call_id = 0
+        self.redactor = redactor
+        self._lifecycle = Lifecycle(self._write, state)
+        self._entered: int | None = None  # unknown: another process saw the beginning
+        self.call_id = call_id
 
     @property
     def state(self) -> State:
@@ -69,12 +71,13 @@ class Recorder:
             self.call_id = self._ledger.submit(fact.uid, self._clock.wall(), data)
             self._entered = now
             return
-        self._ledger.append(self.call_id, kind, state, self._clock.wall(), now - self._entered, data)
+        elapsed = None if self._entered is None else now - self._entered
+        self._ledger.append(self.call_id, kind, state, self._clock.wall(), elapsed, data)
         if state != self._lifecycle.state:
             self._entered = now
 
     def _dump(self, fact: Fact | Ended) -> str:
-        if not self._redactor.reach:
+        if not self.redactor.reach:
             return fact.dump()
         record = fact.record().items()
-        return dump({name: self._redactor.data(value) if name in _FREE_TEXT else value for name, value in record})
+        return dump({name: self.redactor.data(value) if name in _FREE_TEXT else value for name, value in record})

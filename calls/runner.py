@@ -27,6 +27,7 @@ from machine.errors import CallsError, RefusedError, UsageError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
 from machine.states import Kind
+from machine.verdict import Verdict
 
 MAX_CALLS = 256
 
@@ -57,26 +58,40 @@ class Runner:
         clock: Clock | None = None,
         drivers: Iterable[Driver] = (),
         tell: Tell = lambda _, __: None,
+        recover: bool = True,
     ) -> None:
-        """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones."""
+        """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones.
+
+        With `recover`, calls in the ledger whose runner is gone are settled, in a process of its own.
+        """
         if max_calls < 1:
             raise UsageError("max_calls: must be at least 1")
         self._pid = os.getpid()
-        self._clock = clock or SystemClock()
-        self._tell = tell
+        self.clock = clock or SystemClock()
+        self.tell = tell
         self._live: dict[int, Conductor] = {}
         self._handled: dict[int, int] = {}
         self._unborn: dict[str, list[tuple[Kind, facts.Fact]]] = {}
         self._lock = threading.Lock()
         self.id = new_id()
-        self._owner = owner(self.id)
-        self.ledger = Ledger(ledger_path(ledger), self._obey, self._owner)
+        self.owner = owner(self.id)
+        self.ledger = Ledger(ledger_path(ledger), self._obey, self.owner)
         self._labels = Labels(self.ledger.id, self.id)
         self._pump = Pump()
-        self._sampler = Sampler()
+        self.sampler = Sampler()
         self._drivers: dict[str, Driver] = {driver.name: driver for driver in drivers}
         self._slots = ThreadPoolExecutor(max_calls, thread_name_prefix="call")
         self._closed = False
+        if recover:
+            self._succeed()
+
+    def _succeed(self) -> None:
+        unsettled = self.ledger.unsettled()
+        if unsettled:  # else there is no need to load all this
+            from calls.orphans import orphans, summon
+
+            if orphans(unsettled, self.clock.wall()):
+                summon(self.ledger.path)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -116,7 +131,7 @@ class Runner:
         """As `submit`, for a spec. `pass_on` gets (stream, bytes); `started` is called when the process runs."""
         if self._closed or os.getpid() != self._pid:
             raise UsageError("this runner is closed" if self._closed else "a runner cannot be used after a fork")
-        driver = self._driver(spec.driver)
+        driver = self.driver(spec.driver)
         driver.check(spec)
         record = spec.record(fingerprinter(self.ledger.id))
         future = CallFuture(new_id())
@@ -124,6 +139,27 @@ class Runner:
             self._unborn[future.id] = []
         self._slots.submit(self._carry_out, future, spec, record, driver, pass_on, started)
         return future
+
+    def undertake(self, future: CallFuture, conduct: Callable[[], Verdict]) -> None:
+        """Do `conduct` in a slot; its verdict is the future's result."""
+        self._slots.submit(_fulfil, future, conduct)
+
+    def enlist(self, conductor: Conductor, obeyed: int = 0) -> None:
+        """The conductor's call is recorded as ours: carry out what was asked for in its log after event `obeyed`."""
+        call_id = conductor.recorder.call_id
+        with self._lock:
+            self._live[call_id], self._handled[call_id] = conductor, obeyed
+            early = self._unborn.pop(conductor.uid, ())
+        for kind, fact in early:
+            self._request(conductor.uid, kind, fact)
+        self._obey()
+
+    def dismiss(self, conductor: Conductor) -> None:
+        """Nothing more is done about the conductor's call."""
+        with self._lock:
+            self._unborn.pop(conductor.uid, None)
+            self._live.pop(conductor.recorder.call_id, None)
+            self._handled.pop(conductor.recorder.call_id, None)
 
     def cancel(self, call: str, comment: str | None = None, via: Via = "api") -> None:
         """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first."""
@@ -152,11 +188,12 @@ class Runner:
         self._slots.shutdown()
         for driver in self._drivers.values():
             driver.close()
-        self._sampler.close()
+        self.sampler.close()
         self._pump.close()
         self.ledger.close()
 
-    def _driver(self, name: str) -> Driver:
+    def driver(self, name: str) -> Driver:
+        """The driver of that name; UsageError when there is none."""
         with self._lock:
             if name not in self._drivers:
                 self._drivers[name] = _built_in(name, self._pump, self._labels)
@@ -175,30 +212,20 @@ class Runner:
             with self._lock:
                 del self._unborn[future.id]
             return
-        recorder = Recorder(self.ledger, self._clock, spec.redactor())
-        capture = Capture(spec.log_limit, spec.redactor(), self._clock.wall, recorder.output, pass_on)
-        conductor = Conductor(future.id, spec, driver, self._sampler, recorder, capture, self._clock, self._tell)
+        recorder = Recorder(self.ledger, self.clock, spec.redactor())
+        capture = Capture(spec.log_limit, spec.redactor(), self.clock.wall, recorder.output, pass_on)
+        conductor = Conductor(future.id, spec, driver, self.sampler, recorder, capture, self.clock, self.tell)
         submitted = facts.Submitted(
-            uid=future.id, name=spec.name, image=spec.image, driver=spec.driver, spec=record, owner=self._owner
+            uid=future.id, name=spec.name, image=spec.image, driver=spec.driver, spec=record, owner=self.owner
         )
-        try:
-            verdict = conductor.conduct(submitted, started, self._enlist)
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
-            future.set_exception(error)
-        else:
-            future.set_result(outcome(future.id, verdict))
-        finally:
-            with self._lock:
-                self._unborn.pop(future.id, None)
-                self._live.pop(recorder.call_id, None)
-                self._handled.pop(recorder.call_id, None)
 
-    def _enlist(self, conductor: Conductor) -> None:
-        with self._lock:
-            self._live[conductor.recorder.call_id] = conductor
-            early = self._unborn.pop(conductor.uid)
-        for kind, fact in early:
-            self._request(conductor.uid, kind, fact)
+        def conduct() -> Verdict:
+            try:
+                return conductor.conduct(submitted, started, self.enlist)
+            finally:
+                self.dismiss(conductor)
+
+        _fulfil(future, conduct)
 
     def _request(self, call: str, kind: Kind, fact: facts.Fact) -> None:
         with self._lock:
@@ -209,7 +236,7 @@ class Runner:
         if not found:
             return  # it has ended: nothing is left to stop
         try:
-            self.ledger.append(found[0], kind, None, self._clock.wall(), None, fact.dump())
+            self.ledger.append(found[0], kind, None, self.clock.wall(), None, fact.dump())
         except RefusedError:
             return  # it has just ended
         self._obey()
@@ -230,6 +257,15 @@ class Runner:
                 self._handled[request.call_id] = max(request.seq, self._handled.get(request.call_id, 0))
             if fresh:
                 live[request.call_id].ask(_asked(request.kind, request.data))
+
+
+def _fulfil(future: CallFuture, conduct: Callable[[], Verdict]) -> None:
+    try:
+        verdict = conduct()
+    except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
+        future.set_exception(error)
+    else:
+        future.set_result(outcome(future.id, verdict))
 
 
 def _asked(kind: Kind, data: str) -> Asked:

@@ -9,6 +9,7 @@ from calls.clock import Clock
 from driver.protocol import Container
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.facts import Fact, Signalled
+from machine.history import Signal
 from machine.units import SECOND
 from machine.verdict import ENDING, Evidence, Why
 
@@ -54,6 +55,15 @@ class Stopping:
         else:
             self._send(why, self._container.preparation.stop_signal)
             self._alarms.set("force", self._clock.monotonic() + grace, lambda: self._force(why))
+
+    def resume(self, sent: Signal, now: int, grace: int) -> None:
+        """Go on where another runner stopped: `sent` is its last signal. `now`: the wall clock, as in `sent`."""
+        self._rank = _RANK[sent.why]
+        if sent.name == "KILL":
+            self._alarms.set("force", self._clock.monotonic() + CONFIRM, lambda: self._again(sent.why))
+        elif sent.why != "kill":
+            left = max(0, sent.at + grace - now)
+            self._alarms.set("force", self._clock.monotonic() + left, lambda: self._force(sent.why))
 
     def kill(self, signal: str) -> None:
         """Send the one signal that was asked for; SIGKILL is confirmed. A message (HUP, USR1) stops nothing."""

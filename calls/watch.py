@@ -21,6 +21,7 @@ from machine.verdict import SIGKILL_EXIT, Evidence, Verdict, decide
 
 if TYPE_CHECKING:
     from calls.conduct import Asked, Conductor
+    from machine.history import History
 
 SETTLE = SECOND // 4
 """How long a late fact is waited for when the exit code alone explains nothing."""
@@ -76,8 +77,26 @@ class Watch:
 
     def until_the_end(self) -> None:
         """Return when the process has ended, is gone, or cannot be ended."""
-        self._arm()
+        self._arm(self._spec.timeout)
         self._watch_health()
+        self._listen()
+
+    def resume(self, past: History, peak: int, *, rebooted: bool) -> None:
+        """As `until_the_end`, for a call that somebody else watched before; `peak`: its highest memory then, bytes."""
+        now = self._clock.wall()
+        self._peak = peak
+        self._gap = rebooted  # then the engine had lost sight of it
+        self._arm(None if past.deadline is None else max(0, past.deadline - now))
+        if past.awaiting_health_since is not None and past.health_limit is not None:
+            self._await_health(max(0, past.awaiting_health_since + past.health_limit - now))
+        elif past.health_limit is None:
+            self._watch_health()
+        if past.last_signal is not None:
+            self._stopping.resume(past.last_signal, now, self._spec.stop_timeout)
+        self._glance()
+        self._listen()
+
+    def _listen(self) -> None:
         while not (self._ended or self._stopping.hopeless):
             due = self._alarms.next_due()
             wait = None if due is None else max(0, due - self._clock.monotonic())
@@ -104,10 +123,11 @@ class Watch:
         cpu = totals.cpu_total_ns if totals else None
         return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._peak or None))
 
-    def _arm(self) -> None:
+    def _arm(self, left: int | None) -> None:
+        """`left`: the time until the deadline, ns."""
         now = self._clock.monotonic()
-        if self._spec.timeout is not None:
-            self._alarms.set("deadline", now + self._spec.timeout, lambda: self._stop("deadline"))
+        if left is not None:
+            self._alarms.set("deadline", now + left, lambda: self._stop("deadline"))
         self._alarms.set("glance", now + GLANCE, self._glance)
         if self._spec.sample is not None:
             self._alarms.set("observe", now + OBSERVE, self._observe)
@@ -128,6 +148,9 @@ class Watch:
             return
         limit = self._spec.health_limit(check.interval, check.timeout, check.retries, check.start_period)
         self._recorder.apply(facts.HealthAwaited(limit=limit))
+        self._await_health(limit)
+
+    def _await_health(self, limit: int) -> None:
         self._awaiting_health = True
         self._alarms.set("health", self._clock.monotonic() + limit, lambda: self._stop("health"))
 

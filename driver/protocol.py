@@ -146,6 +146,30 @@ class Observation(NamedTuple):
     pid: int | None = None
 
 
+class Trace(NamedTuple):
+    """What the record says of a call whose runner is gone. Each is None where nothing was recorded.
+
+    `since`: the time of its last event (ns), from which on nothing was seen.
+    """
+
+    since: int
+    container: str | None = None
+    pid: int | None = None
+    image_id: str | None = None
+    image_digest: str | None = None
+    cgroup_parent: str | None = None
+
+
+class Leftover(NamedTuple):
+    """A container of this ledger, as found. `kept` until somebody removes it; `created_at` in ns."""
+
+    uid: str
+    runner: str
+    container: str
+    status: str
+    created_at: int
+
+
 Sink = Callable[[int, Sample], None]
 """Takes a sample and its time (ns since the epoch)."""
 
@@ -177,6 +201,20 @@ class Container(Protocol):
     def start(self) -> Beginning:
         """Start it, once. Output and facts are connected before, so that nothing is missed."""
 
+    def rejoin(self) -> bool:
+        """Instead of `start`, for what another process started: connect output and facts.
+
+        The output comes again from its beginning; False when it cannot, and comes only from now on, or not
+        at all. Of an ended container, what is left to read comes, and OutputEnded. Facts that the source still
+        remembers since `Trace.since` (a signal, an out-of-memory) are reported.
+        """
+
+    def discard(self) -> bool:
+        """Remove it unless it was ever started; False, and nothing is done, when it was."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment that it was created with: what in its output is secret is not recorded anywhere else."""
+
     def signal(self, name: str) -> bool:
         """Send a signal; False when there is no running process to take it."""
 
@@ -206,6 +244,19 @@ class Driver(Protocol):
 
     def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> Container:
         """Make everything ready but start nothing. A container of this very call is adopted, not made twice."""
+
+    def recover(self, uid: str, spec: Spec, watcher: Watcher, trace: Trace) -> Container | None:
+        """The container that this call has already, whoever made it; None when it is gone, or never was.
+
+        Makes nothing and starts nothing. `spec` comes from the record: its secrets are not known. DriverError
+        when it cannot be told.
+        """
+
+    def leftovers(self) -> list[Leftover]:
+        """Every container of this ledger, running or not, in one request. Those of other ledgers are not ours."""
+
+    def reap(self, leftover: Leftover) -> None:
+        """Remove it, with what it left behind. Gone already is fine."""
 
     def describe(self) -> dict[str, Any]:
         """What is there, for `calls doctor`: engine, version, where samples come from. DriverError if nothing is."""

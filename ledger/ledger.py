@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -64,6 +65,10 @@ class Ledger:
         """
         owner = None if state is None else self._owner
         self._writer.event(EventIn(call_id, kind, state, at, elapsed_ns, data, owner=owner))
+
+    def post(self, call_id: int, kind: Kind, state: State | None, at: int, data: str, owner: str) -> Future[int]:
+        """As `append` for a call that `owner` must own, without waiting: many at once share a commit."""
+        return self._writer.post(EventIn(call_id, kind, state, at, None, data, owner=owner))
 
     def adopt(self, call_id: int, previous: str, at: int, data: str) -> None:
         """Take a call over from the runner `previous`. TakenOverError when somebody else was first."""

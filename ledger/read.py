@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ledger.account import CALLS, Row, account, conditions
+from ledger.lease import Unsettled, unsettled
 from ledger.query import query
 from ledger.sqlite import connect_reader, explain, has_reset_bug, scalar, sqlite3
 from machine.errors import AmbiguousCallError, UnknownCallError, UsageError
+from machine.history import Past
 from machine.samples import METRICS
+from machine.states import Kind, State
 
 SHORTEST = 4
 """Characters of an id that are needed: fewer would soon mean another call."""
@@ -42,6 +46,15 @@ class Chunk(NamedTuple):
     stream: int
     offset: int
     data: bytes
+
+
+class Fate(NamedTuple):
+    """What became of a call, and of its container: `kept` on purpose."""
+
+    call_id: int
+    state: str
+    cleaned: bool
+    kept: bool
 
 
 class Reader:
@@ -131,6 +144,28 @@ class Reader:
         rows = self._rows("SELECT * FROM events WHERE call_id = ? AND seq > ? ORDER BY seq", (call_id, after_seq))
         return [{**row, "data": json.loads(row["data"])} for row in rows]
 
+    def unsettled(self) -> list[Unsettled]:
+        """Every call about which there is more to write, with the lease of its runner."""
+        with explain(self.path):
+            return unsettled(self._connection)
+
+    def unsettled_logs(self) -> Iterator[tuple[int, list[Past]]]:
+        """The log of each of them: (call, its events)."""
+        statement = (
+            "SELECT call_id, seq, at, kind, state, data FROM event "
+            "WHERE call_id IN (SELECT id FROM call WHERE cleaned = 0) ORDER BY call_id, seq"
+        )
+        kinds, states = tuple(Kind), tuple(State)
+        with explain(self.path):
+            for call_id, rows in groupby(self._connection.execute(statement), key=lambda row: row[0]):
+                yield (
+                    int(call_id),
+                    [
+                        Past(seq, at, kinds[kind], states[state], json.loads(data))
+                        for _, seq, at, kind, state, data in rows
+                    ],
+                )
+
     def samples(self, call_id: int, last: int | None = None) -> list[Row]:
         """The samples of a call, or the `last` of them: the view `samples`."""
         first = "coalesce((SELECT max(seq) FROM sample WHERE call_id = :call) - :last, 0)"
@@ -178,6 +213,12 @@ class Reader:
         """Whether nothing more will be written about a call: it is over and cleaned up, or long over."""
         statement = "SELECT ended_at IS NOT NULL AND (cleaned OR ended_at < ?) FROM call WHERE id = ?"
         return bool(self._one(statement, self._now() - SETTLE_NS, call_id))
+
+    def fate(self, uid: str) -> Fate | None:
+        """What became of a call; None when the ledger does not know it."""
+        statement = "SELECT id, state, cleaned, spec ->> '$.keep' IS 1 AS kept FROM call WHERE uid = ?"
+        found = self._rows(statement, (uid,))
+        return Fate(*found[0].values()) if found else None
 
     def about(self) -> Row:
         """The file itself: schema version, journal mode, number of calls, and the SQLite that reads it."""

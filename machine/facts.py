@@ -175,11 +175,14 @@ class OomSeen(Fact):
     source: Literal["event", "cgroup"]
 
 
+Unseen = Literal["samples", "events", "output"]
+
+
 class Gap(Fact):
     """Nothing was observed between two instants, and why. `lost` counts what is known to be missing."""
 
     kind = Kind.GAP
-    of: Literal["samples", "events", "output"]
+    of: Unseen
     since: int
     until: int
     why: str

@@ -7,7 +7,7 @@ them before anything is done, and names the one that is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from machine.errors import SpecError
@@ -59,6 +59,18 @@ class Spec(NamedTuple):
         from machine.request import validate  # loads pydantic, which only validating needs
 
         return validate(options)
+
+    @staticmethod
+    def recorded(record: Mapping[str, Any]) -> Spec:
+        """The spec of a record. The values of its secrets are not there: their names are, without values.
+
+        Lists come back as tuples: `Spec.recorded(json of spec.asked())` is the spec again.
+        """
+        asked: dict[str, Any] = dict(record)
+        for name, value in record.items():
+            if isinstance(value, list) or (name == "secret" and isinstance(value, dict)):
+                asked[name] = tuple(value)
+        return Spec(**asked)
 
     def asked(self) -> dict[str, Any]:
         """The fields that were asked for: all that differ from their defaults. `Spec(**asked)` is the same spec."""

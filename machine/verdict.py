@@ -39,7 +39,8 @@ class Evidence(Record):
     """What was seen of a call that ran. Facts only; `decide` draws the conclusion.
 
     `exits` maps a source ("die", "inspect", "wait4") to the exit code it reported. `stop` is why we
-    stopped it, set only once a signal of ours was delivered. Times in ns, the engine's clock.
+    stopped it, set only once a signal of ours was delivered. `recovered`: another runner saw the beginning, and
+    nobody a part of what came then. Times in ns, the engine's clock.
     """
 
     exits: dict[str, int] = {}  # noqa: RUF012 - Record copies it
@@ -56,6 +57,7 @@ class Evidence(Record):
     destroyed: bool = False
     engine_lost: bool = False
     awaiting_health: bool = False
+    recovered: bool = False
     error: str | None = None
 
     @property
@@ -73,7 +75,7 @@ class Evidence(Record):
                 seen[name] = getattr(self, name)
         if self.oom:
             seen["oom"] = sorted(self.oom)
-        for name in ("near_limit", "unconfirmed", "external_stop", "destroyed", "engine_lost"):
+        for name in ("near_limit", "unconfirmed", "external_stop", "destroyed", "engine_lost", "recovered"):
             if getattr(self, name):
                 seen[name] = True
         return seen

@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 LOOK = 0.1
 """Seconds between two looks whether somebody wrote; a look costs microseconds."""
 AGAIN = 5.0
-"""Seconds after which there is news even if nobody wrote: some things only grow old."""
+"""Seconds after which there is news even if nobody wrote: some things only grow old, and runners may die."""
 
 
 def takes_ledger(command: Command) -> Command:
@@ -62,6 +62,14 @@ def news(reader: Reader) -> Iterator[None]:
             waited += LOOK
 
 
+def revive(reader: Reader) -> None:
+    """See that the calls of a ledger are somebody's: what has lost its runner is recovered in the background."""
+    from calls.orphans import orphans, summon
+
+    if orphans(reader.unsettled(), time.time_ns()):
+        summon(reader.path)
+
+
 def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillRequested) -> int:
     """Write what is asked for into each call's log, where its runner sees it within a fifth of a second.
 
@@ -80,6 +88,7 @@ def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillReques
                 status = max(status, 1 if error.no else 2)
             else:
                 click.echo(call)
+        revive(reader)  # whoever takes the call over sees the request
     return status
 
 

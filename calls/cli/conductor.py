@@ -18,8 +18,6 @@ from calls.runner import CallFuture, Runner
 from machine.errors import CallsError
 from machine.spec import Spec
 
-_TUPLES = ("command", "secret", "volume", "tmpfs")
-
 
 def main(orders: int, answers: int) -> int:
     """Read one order, `{ledger, spec, detach, json, terminal}`, from a descriptor; -> the exit status.
@@ -31,8 +29,7 @@ def main(orders: int, answers: int) -> int:
     if not text:
         return 0
     order: dict[str, Any] = json.loads(text)
-    asked: dict[str, Any] = {name: tuple(value) if name in _TUPLES else value for name, value in order["spec"].items()}
-    spec = Spec(**asked)
+    spec = Spec.recorded(order["spec"])
     if order["detach"]:
         os.setsid()
     elif not order["terminal"]:  # only the foreground group may read it

@@ -23,6 +23,7 @@ _COMMANDS = {
     "wait": ("calls.cli.wait", "Wait for calls to end; print their exit codes."),
     "kill": ("calls.cli.kill", "Send a call a signal (KILL); it ends as killed."),
     "cancel": ("calls.cli.cancel", "End a call in good order: stop signal, grace, SIGKILL."),
+    "recover": ("calls.cli.recover", "Settle calls whose runner is gone."),
     "sql": ("calls.cli.sql", "Query the ledger, read-only."),
     "doctor": ("calls.cli.doctor", "Say what works here: engine, samples, totals, ledger, clock."),
 }

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 _FAILED = 125
@@ -73,12 +74,37 @@ def ahead() -> None:
     child = Child()
 
 
+def detached(act: Callable[[int], object]) -> str:
+    """Let a process of its own session do `act`, which gets a descriptor to answer on; -> its answer.
+
+    It may go on after it has answered. An empty answer: it was killed, or has said on standard error why not.
+    """
+    answers, ours = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(answers)
+        os.setsid()
+        _finish(lambda: act(ours))
+    os.close(ours)
+    with os.fdopen(answers, encoding="utf-8") as pipe:
+        return pipe.read()
+
+
 def _conduct(orders: int, answers: int) -> NoReturn:
-    status = _FAILED
-    try:
+    def conduct() -> int:
         from calls.cli.conductor import main
 
-        status = main(orders, answers)
+        return main(orders, answers)
+
+    _finish(conduct)
+
+
+def _finish(act: Callable[[], object]) -> NoReturn:
+    """Do `act`; its result, if it is a number, is this process' exit status."""
+    status = _FAILED
+    try:
+        result = act()
+        status = result if isinstance(result, int) else 0
     except BaseException:  # noqa: BLE001 - a fork must never return into its parent's code
         import traceback
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from calls.cli.common import news, takes_calls, takes_ledger
+from calls.cli.common import news, revive, takes_calls, takes_ledger
 from ledger.read import Reader
 
 
@@ -24,6 +24,7 @@ def command(ledger: Path, calls: tuple[str, ...]) -> None:
             for _ in news(reader):
                 if reader.ended(call_id):
                     break
+                revive(reader)
             click.echo(_code(reader.show(call_id)))
 
 
