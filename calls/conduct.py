@@ -16,7 +16,7 @@ from calls.clock import Clock
 from calls.recorder import Recorder
 from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Preparation, Sampling
 from machine import facts
-from machine.errors import CallsError, DriverError, LedgerError, UnknownOutcomeError
+from machine.errors import CallsError, DriverError, LedgerError, TakenOverError, UnknownOutcomeError
 from machine.spec import Spec
 from machine.states import Reason, State
 from machine.units import SECOND
@@ -136,8 +136,9 @@ class Conductor:
     def _abandon(self, error: BaseException) -> None:
         """What cannot be recorded must not go on unseen: kill it. It is kept: it is all the evidence there is."""
         if self._container is not None:
-            with contextlib.suppress(DriverError):
-                self._container.signal("KILL")
+            if not isinstance(error, TakenOverError):  # then it is somebody else's, and recorded
+                with contextlib.suppress(DriverError):
+                    self._container.signal("KILL")
             self._container.close()
         if not isinstance(error, LedgerError) and not self.recorder.state.terminal:
             message = f"{type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from calls.takeover import GONE, Successor, gone, kept_output, unstarted
 from driver.protocol import Leftover
 from ledger.read import Fate, Reader
 from machine import facts
-from machine.errors import CallsError
+from machine.errors import CallsError, TakenOverError
 from machine.history import History
 from machine.secrets import Redactor
 from machine.states import Kind
@@ -63,16 +63,18 @@ class Recovery:
 
     def settle(self) -> Iterator[Recovered]:
         """Adopt every call whose runner is gone; -> what became of each, oldest first, as it is known."""
-        gone = {call.call_id for call in orphans(self._ledger.unsettled(), self._runner.clock.wall())}
+        gone = {call.call_id: call.runner for call in orphans(self._ledger.unsettled(), self._runner.clock.wall())}
         if not gone:
             return
-        waiting: list[Callable[[], Recovered]] = []
+        waiting: list[Callable[[], Recovered | None]] = []
         with Reader(self._ledger.path) as reader:
             for call_id, events in reader.unsettled_logs():
-                if call_id in gone:
-                    waiting.append(self._begin(call_id, History(events), reader))
+                past = History(events)
+                if past.owner["runner"] == gone.get(call_id):  # else it has another one by now
+                    waiting.append(self._begin(call_id, past, reader))
         for answer in waiting:
-            yield answer()
+            if told := answer():
+                yield told
 
     def reap(self, grace: int = GRACE) -> Iterator[Recovered]:
         """Remove containers of this ledger that are older than `grace` ns and have no open call."""
@@ -100,7 +102,7 @@ class Recovery:
         detail = error or f"container {leftover.container[:12]}, of no open call"
         return Recovered(leftover.uid, fate and fate.state, "left" if error else "reaped", detail=detail)
 
-    def _begin(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered]:
+    def _begin(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered | None]:
         found = self._found(past.spec.driver)
         if isinstance(found, CallsError):
             left = Recovered(past.uid, past.state, "left", detail=str(found))
@@ -123,7 +125,7 @@ class Recovery:
                 self._leftovers[driver] = {leftover.uid: leftover for leftover in found}
         return self._leftovers[driver]
 
-    def _write_off(self, call_id: int, past: History) -> Callable[[], Recovered]:
+    def _write_off(self, call_id: int, past: History) -> Callable[[], Recovered | None]:
         """Without a container nothing is left to do but to say so. Not waited for: many calls share a commit."""
         now, post, mine = self._runner.clock.wall(), self._ledger.post, self._runner.id
         verdict = past.verdict or gone(past)
@@ -133,7 +135,7 @@ class Recovery:
         last = post(call_id, Kind.CLEANED, None, now, facts.Cleaned(removed=False).dump(), mine)
         return lambda: _told(past, last, verdict)
 
-    def _adopt(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered]:
+    def _adopt(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered | None]:
         """Conduct it in a slot of the runner; it is told of when it has ended, or is known to go on."""
         runner, ledger, clock = self._runner, self._ledger, self._runner.clock
         driver = runner.driver(past.spec.driver)
@@ -156,7 +158,7 @@ class Recovery:
 
         runner.undertake(future, conduct)
 
-        def answer() -> Recovered:
+        def answer() -> Recovered | None:
             known.wait()
             if not future.done():
                 self.attached.append(future)
@@ -169,10 +171,12 @@ class Recovery:
         return facts.Adopted(owner=self._runner.owner, previous=past.owner["runner"], why=GONE)
 
 
-def _told(past: History, done: Future[Any], verdict: Verdict | None) -> Recovered:
-    """What came of a call that is settled, or could not be."""
+def _told(past: History, done: Future[Any], verdict: Verdict | None) -> Recovered | None:
+    """What came of a call that is settled, or could not be; None when somebody else was first."""
     try:
         call = done.result()
+    except TakenOverError:
+        return None
     except CallsError as error:
         return Recovered(past.uid, past.state, "left", detail=str(error))
     action: Action = "settled" if past.verdict is None else "cleaned"

@@ -68,8 +68,7 @@ class Succession(Stage):
         self.ledger.close()
         self.heir = ScriptedDriver(self.clock, Script(), containers=self.driver.containers)
         with calls.Runner(self.path, drivers=(self.heir,), clock=self.clock, recover=False) as runner:
-            found = list(Recovery(runner, **recovery).settle())
-        return found
+            return list(Recovery(runner, **recovery).settle())
 
     def left(self) -> list[ScriptedContainer]:
         """The containers that are still there."""

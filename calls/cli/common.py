@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from calls.settings import ledger_path
 from machine.errors import CallEndedError, CallsError, LedgerError
 
 if TYPE_CHECKING:
+    from ledger.account import Row
     from ledger.read import Reader
     from machine.facts import CancelRequested, KillRequested
 
@@ -60,6 +61,14 @@ def news(reader: Reader) -> Iterator[None]:
         else:
             time.sleep(LOOK)
             waited += LOOK
+
+
+def with_orphans(reader: Reader, calls: Iterable[Row]) -> Iterator[Row]:
+    """`calls` with a key `orphan`: its runner is gone, and what the record says of it may not be true any more."""
+    from calls.orphans import orphans
+
+    uids = {call.uid for call in orphans(reader.unsettled(), time.time_ns())}
+    return ({**call, "orphan": call["id"] in uids} for call in calls)
 
 
 def revive(reader: Reader) -> None:

@@ -24,6 +24,9 @@ _COMMANDS = {
     "kill": ("calls.cli.kill", "Send a call a signal (KILL); it ends as killed."),
     "cancel": ("calls.cli.cancel", "End a call in good order: stop signal, grace, SIGKILL."),
     "recover": ("calls.cli.recover", "Settle calls whose runner is gone."),
+    "prune": ("calls.cli.prune", "Remove what old calls have left; a tombstone says what went."),
+    "backup": ("calls.cli.backup", "Copy the ledger while it is being written."),
+    "salvage": ("calls.cli.salvage", "Write what is good in a damaged ledger into a new one."),
     "sql": ("calls.cli.sql", "Query the ledger, read-only."),
     "doctor": ("calls.cli.doctor", "Say what works here: engine, samples, totals, ledger, clock."),
 }

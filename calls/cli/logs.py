@@ -55,8 +55,10 @@ def command(
             if over:
                 break
         for event in reader.events(call_id):
-            if event["kind"] == "output-cut":
+            if event["kind"] == "output-cut" and event["data"]:  # else it was emptied
                 printer.end(event["data"])
+        if "output" in reader.show(call_id)["pruned"]:
+            click.echo("calls: the output of this call was pruned", err=True)
 
 
 def _tail(reader: Reader, call_id: int, wanted: set[int], count: int) -> dict[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from calls.cli import words
-from calls.cli.common import takes_ledger
+from calls.cli.common import takes_ledger, with_orphans
 from calls.cli.render import TABLE, Column, Row, emit, formats, put
 from ledger.account import FILTERS
 from ledger.read import Reader
@@ -51,14 +51,14 @@ def command(
     The keys of --filter are state, reason, name, image and label (NAME or NAME=VALUE). Names and images may
     be patterns: name=batch-*. Given twice, a key takes either value; labels must all be there.
 
-    A "!" after the state: memory ran out in the call, and it went on.
+    A "!" after the state: memory ran out in the call, and it went on. A "?": its runner is gone (calls recover).
     """
     if quiet and form != TABLE:
         raise click.UsageError(f"--quiet and --{form} exclude each other")
     limit = last if last is not None else None if everything else LAST
     only = [_filter(part) for given in filters for part in _SEPARATOR.split(given)]
     with Reader(ledger) as reader:
-        found = reader.calls(limit, live=last is None, only=only)
+        found = with_orphans(reader, reader.calls(limit, live=last is None, only=only))
     if quiet:
         put("".join(f"{call['id']}\n" for call in found))
     else:

@@ -184,3 +184,13 @@ def _width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(sign) else 1 + (unicodedata.east_asian_width(sign) in "WF") for sign in text)
+
+
+def result(form: str, row: Row, text: str) -> None:
+    """Print what a command has done: `text` for people, one object with --json, one row in the other forms."""
+    if form == TABLE:
+        put(f"{text}\n")
+    elif form == "json":
+        put(to_json(row, indent=2) + "\n")
+    else:
+        emit(form, [row], ())

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from calls.cli import words
-from calls.cli.common import takes_calls, takes_ledger
+from calls.cli.common import takes_calls, takes_ledger, with_orphans
 from calls.cli.render import TABLE, Column, Row, emit, formats, put, table, to_json
 from ledger.read import Reader
 
@@ -30,7 +30,7 @@ def command(ledger: Path, form: str, calls: tuple[str, ...]) -> None:
     With --json one CALL is an object, several are an array. The times of a live call count up to now.
     """
     with Reader(ledger) as reader:
-        found = [reader.show(call) for call in calls]
+        found = list(with_orphans(reader, [reader.show(call) for call in calls]))
     if form == TABLE:
         for number, call in enumerate(found):
             put("\n" * bool(number))
@@ -49,6 +49,7 @@ def _lines(call: Row) -> Iterator[tuple[str, str]]:
     yield "call", call["id"]
     yield "name", call["name"] or ""
     yield "state", words.state(call) + (f"/{call['reason']}" if call["reason"] else "")
+    yield "runner", "gone: calls recover tells what became of the call" if call["orphan"] else ""
     yield "message", call["message"] or ""
     yield "exit", _exit(call)
     yield "oom", _oom(call)
@@ -68,6 +69,7 @@ def _lines(call: Row) -> Iterator[tuple[str, str]]:
     )
     yield "samples", str(call["samples"])
     yield "gaps", str(call["gaps"] or "")
+    yield "pruned", ", ".join(call["pruned"])
     yield "events", str(call["events"])
     yield "evidence", words.pairs(call["evidence"])
 

@@ -70,7 +70,8 @@ def _summary(call: Row, highest: Mapping[str, float | None]) -> Iterator[tuple[s
     yield "network", _both(highest, "net_rx_bytes", "received", "net_tx_bytes", "sent")
     yield "disk", _both(highest, "disk_read_bytes", "read", "disk_write_bytes", "written")
     gaps = call["gaps"]
-    yield "samples", str(call["samples"]) + (f", {gaps} gap{'s' * (gaps > 1)}" if gaps else "")
+    pruned = ", pruned" if "samples" in call["pruned"] else ""
+    yield "samples", str(call["samples"]) + pruned + (f", {gaps} gap{'s' * (gaps > 1)}" if gaps else "")
 
 
 def _cpu(call: Row, highest: Mapping[str, float | None]) -> str:

@@ -16,8 +16,9 @@ def short(uid: str) -> str:
 
 
 def state(call: Mapping[str, Any]) -> str:
-    """The state, with a mark where memory ran out although the call was not killed for it."""
-    return f"{call['state']}!" if call["oom"] and call["state"] != "killed" else str(call["state"])
+    """The state, with a mark: "!" where memory ran out and the call went on, "?" where nobody watches any more."""
+    mark = "!" if call["oom"] and call["state"] != "killed" else "?" if call.get("orphan") else ""
+    return f"{call['state']}{mark}"
 
 
 def span(seconds: float | None) -> str:
