@@ -82,8 +82,10 @@ def alive(lease: Lease, now: int) -> bool:
     """
     if lease.host == socket.gethostname() and lease.boot != boot_id():
         return False
-    if lease.boot == boot_id() and lease.pid_namespace == pid_namespace():
-        return started(lease.pid) == lease.pid_started
+    if lease.boot == boot_id():
+        found = started(lease.pid) == lease.pid_started
+        if lease.pid_namespace == pid_namespace() or (found and lease.pid_namespace == 0):
+            return found  # (0: not said, as in ledgers of schema 1)
     return now - lease.beat_at < STALE
 
 

@@ -26,7 +26,7 @@ from machine.table import VERDICTS
 from machine.units import SECOND
 from machine.verdict import Verdict
 
-DRIVERS = ("docker", "local")
+DRIVERS = ("docker",)
 """Where containers without a call are looked for."""
 GRACE = 60 * SECOND
 """How old a container without an open call must be before it is removed."""
@@ -141,6 +141,7 @@ class Recovery:
         driver = runner.driver(past.spec.driver)
         kept = kept_output(reader.output(call_id), past.spec.log_limit)
         highest = reader.highest(call_id)
+        seen_until = max(past.since, reader.last_sampled(call_id) or 0)
         peak = int(max(highest["mem_peak_bytes"] or 0, highest["mem_usage_bytes"] or 0))
         rebooted = past.owner["boot"] != runner.owner.boot
         future, known = CallFuture(past.uid), threading.Event()
@@ -152,7 +153,7 @@ class Recovery:
             successor = Successor(past, driver, runner.sampler, recorder, clock, runner.tell, known.set)
             runner.enlist(successor, past.obeyed)
             try:
-                return successor.take_over(kept, peak, rebooted=rebooted)
+                return successor.take_over(kept, seen_until, peak, rebooted=rebooted)
             finally:
                 runner.dismiss(successor)
 

@@ -23,7 +23,7 @@ from driver.pump import Pump
 from driver.sampler import Sampler
 from ledger.ledger import Ledger
 from machine import facts
-from machine.errors import CallsError, RefusedError, UsageError
+from machine.errors import CallsError, LedgerError, RefusedError, UsageError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
 from machine.states import Kind
@@ -75,7 +75,7 @@ class Runner:
         self._lock = threading.Lock()
         self.id = new_id()
         self.owner = owner(self.id)
-        self.ledger = Ledger(ledger_path(ledger), self._obey, self.owner)
+        self.ledger = Ledger(ledger_path(ledger), self._obey, self.owner, lambda line: tell(f"warning: {line}", True))
         self._labels = Labels(self.ledger.id, self.id)
         self._pump = Pump()
         self.sampler = Sampler()
@@ -239,6 +239,12 @@ class Runner:
             self.ledger.append(found[0], kind, None, self.clock.wall(), None, fact.dump())
         except RefusedError:
             return  # it has just ended
+        except LedgerError:  # that it cannot be recorded must not keep anybody from ending a call
+            with self._lock:
+                conductor = self._live.get(found[0])
+            if conductor is not None:
+                conductor.ask(_asked(kind, fact.dump()))
+            return
         self._obey()
 
     def _obey(self) -> None:

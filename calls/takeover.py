@@ -43,6 +43,7 @@ class Successor(Conductor):
         self._past = past
         self._on_started = attached
         self._kept: Mapping[int, Kept] = {}
+        self._seen_until = past.since
         self._peak = 0
         self._rebooted = False
         self._early: list[tuple[int, bytes]] | None = []
@@ -56,13 +57,14 @@ class Successor(Conductor):
                 return
         super().output(stream, data)
 
-    def take_over(self, kept: Mapping[int, Kept], peak: int, *, rebooted: bool) -> Verdict:
+    def take_over(self, kept: Mapping[int, Kept], seen_until: int, peak: int, *, rebooted: bool) -> Verdict:
         """Conduct the call to its end; -> the verdict, which it may have had already.
 
-        `kept`: its recorded output, by stream; `peak`: its highest recorded memory, bytes; `rebooted`: its host
-        was started again since. DriverError when the engine cannot say what became of it: nothing is settled.
+        `kept`: its recorded output, by stream; `seen_until`: when its runner was last at work, ns; `peak`: its
+        highest recorded memory, bytes; `rebooted`: its host was started again since. DriverError when the engine
+        cannot say what became of it: nothing is settled.
         """
-        self._kept, self._peak, self._rebooted = kept, peak, rebooted
+        self._kept, self._seen_until, self._peak, self._rebooted = kept, seen_until, peak, rebooted
         self._container = self._driver.recover(self.uid, self.spec, self, trace(self._past))
         try:
             verdict = self._resume(self._container)
@@ -93,7 +95,7 @@ class Successor(Conductor):
             seen = container.inspect()  # a start that was under way when its runner died
         if past.started is None:
             self._note_start(seen)
-        return self._watch(container)
+        return self._watch(container, seen)
 
     def _know_secrets(self, container: Container) -> None:
         found = container.environment()
@@ -107,7 +109,7 @@ class Successor(Conductor):
         self._past.started = {"deadline": deadline}
         self._past.evidence.started_at = began
 
-    def _watch(self, container: Container) -> Verdict:
+    def _watch(self, container: Container, seen: Observation) -> Verdict:
         from calls.watch import Watch
 
         past, evidence = self._past, self._past.evidence
@@ -115,7 +117,8 @@ class Successor(Conductor):
         self._note_gaps()
         watch = Watch(self, container, evidence, self._sampling, self._clock)
         self._connect(container)
-        self._on_started()
+        if seen.status != "exited":
+            self._on_started()
         watch.resume(past, self._peak, rebooted=self._rebooted)
         return self._conclude(watch)
 
@@ -123,7 +126,7 @@ class Successor(Conductor):
         now = self._clock.wall()
         of: tuple[facts.Unseen, ...] = ("events", "samples") if self.spec.sample is not None else ("events",)
         for what in of:
-            self.recorder.apply(facts.Gap(of=what, since=self._past.since, until=now, why=GONE))
+            self.recorder.apply(facts.Gap(of=what, since=self._seen_until, until=now, why=GONE))
 
     def _connect(self, container: Container) -> None:
         """Output and facts, from here on."""
@@ -134,7 +137,7 @@ class Successor(Conductor):
         if not again:
             now = self._clock.wall()
             why = f"{GONE}, and what was written meanwhile cannot be read again"
-            self.recorder.apply(facts.Gap(of="output", since=self._past.since, until=now, why=why))
+            self.recorder.apply(facts.Gap(of="output", since=self._seen_until, until=now, why=why))
         self._capture = Capture(
             self.spec.log_limit,
             self.recorder.redactor,
@@ -154,7 +157,7 @@ class Successor(Conductor):
             self._capture.differs = False
             now = self._clock.wall()
             why = "the output that was read again does not begin with what is recorded"
-            self.recorder.apply(facts.Gap(of="output", since=self._past.since, until=now, why=why))
+            self.recorder.apply(facts.Gap(of="output", since=self._seen_until, until=now, why=why))
 
 
 def trace(past: History) -> Trace:

@@ -183,6 +183,11 @@ class Reader:
         maxima = ", ".join(f"max({name}) AS {name}" for name in METRICS)
         return self._rows(f"SELECT {maxima} FROM sample WHERE call_id = ?", (call_id,))[0]
 
+    def last_sampled(self, call_id: int) -> int | None:
+        """When the last sample of a call was taken, ns."""
+        found: int | None = self._one("SELECT at FROM sample WHERE call_id = ? ORDER BY seq DESC LIMIT 1", call_id)
+        return found
+
     def output(self, call_id: int, after_seq: int = 0) -> Iterator[Chunk]:
         """The recorded output after piece number `after_seq`, in the order in which it was written down."""
         statement = (

@@ -59,6 +59,8 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
         interrupts = _Interrupts(runner, future)
         call = future.result()
         progress.clear()
+    if runner.ledger.unwritten:
+        return FAILED  # a warning has said why
     if as_json:
         _describe(runner, call)
     elif call.never_ran or call.reason != "exit":
