@@ -133,6 +133,10 @@ class Runner:
             raise UsageError("this runner is closed" if self._closed else "a runner cannot be used after a fork")
         driver = self.driver(spec.driver)
         driver.check(spec)
+        if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
+            future = CallFuture(known)
+            self.undertake(future, lambda: self._follow(future, started))
+            return future
         record = spec.record(fingerprinter(self.ledger.id))
         future = CallFuture(new_id())
         with self._lock:
@@ -143,6 +147,13 @@ class Runner:
     def undertake(self, future: CallFuture, conduct: Callable[[], Verdict]) -> None:
         """Do `conduct` in a slot; its verdict is the future's result."""
         self._slots.submit(_fulfil, future, conduct)
+
+    def _follow(self, future: CallFuture, started: Callable[[], None]) -> Verdict:
+        from calls.follow import follow
+
+        self.tell(f"{future.id} is this call already: waiting for its end", True)
+        started()
+        return follow(self.ledger.path, future.id)
 
     def enlist(self, conductor: Conductor, obeyed: int = 0) -> None:
         """The conductor's call is recorded as ours: carry out what was asked for in its log after event `obeyed`."""
@@ -216,12 +227,23 @@ class Runner:
         capture = Capture(spec.log_limit, spec.redactor(), self.clock.wall, recorder.output, pass_on)
         conductor = Conductor(future.id, spec, driver, self.sampler, recorder, capture, self.clock, self.tell)
         submitted = facts.Submitted(
-            uid=future.id, name=spec.name, image=spec.image, driver=spec.driver, spec=record, owner=self.owner
+            uid=future.id,
+            name=spec.name,
+            idempotency_key=spec.idempotency_key,
+            image=spec.image,
+            driver=spec.driver,
+            spec=record,
+            owner=self.owner,
         )
 
         def conduct() -> Verdict:
             try:
                 return conductor.conduct(submitted, started, self.enlist)
+            except RefusedError:
+                if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
+                    future.id = known  # somebody asked for the same call at the same moment
+                    return self._follow(future, started)
+                raise
             finally:
                 self.dismiss(conductor)
 
@@ -234,7 +256,7 @@ class Runner:
                 return
             found = [call_id for call_id, conductor in self._live.items() if conductor.uid == call]
         if not found:
-            return  # it has ended: nothing is left to stop
+            return  # it has ended, or is another runner's: nothing of ours is left to stop
         try:
             self.ledger.append(found[0], kind, None, self.clock.wall(), None, fact.dump())
         except RefusedError:

@@ -2,28 +2,32 @@
 
 The process leads a session and a group of its own. Its end is awaited without taking it: a zombie keeps
 its number, so that neither a signal nor the end of what is left of its group can hit a stranger. Then
-wait4 takes it, with its exact usage. What calls setsid escapes, and may hold the output open.
+wait4 takes it, with its exact usage. What calls setsid escapes, and may hold the output open. Whatever
+watches a process is there before it is: none starts that could not be awaited.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import select
+import queue
 import signal as signals
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from driver import local_search as search
 from driver import protocol as facts
 from driver.local_meter import ProcessMeter, own_peak, totals
-from driver.protocol import Beginning, Labels, Observation, Preparation, Sampling, Sink, Watcher
+from driver.local_streams import Stream, feed
+from driver.protocol import Beginning, Labels, Leftover, Observation, Preparation, Sampling, Sink, Trace, Watcher
 from driver.pump import Pump
+from driver.scarcity import frugal, shortage
 from machine.errors import DriverError, SpecError, UnknownOutcomeError
 from machine.samples import Sample
 from machine.signals import signal_number
@@ -33,11 +37,21 @@ from machine.states import Reason
 if TYPE_CHECKING:
     from resource import struct_rusage
 
+    from driver.local_adopted import AdoptedContainer
+
 HONOURED = frozenset(("driver", "command", "name", "env", "secret", "label", "workdir", "interactive"))
-HONOURED |= {"stop_signal", "stop_timeout", "timeout", "prepare_timeout", "sample", "log_limit", "keep"}
+HONOURED |= {
+    "stop_signal",
+    "stop_timeout",
+    "timeout",
+    "prepare_timeout",
+    "sample",
+    "log_limit",
+    "keep",
+    "idempotency_key",
+}
 """The options of a spec that mean something for a process of this host."""
 
-_CHUNK = 64 * 1024
 _REFUSALS = {
     errno.ENOENT: (Reason.START_NOT_FOUND, "no such file or command"),
     errno.ENOTDIR: (Reason.START_NOT_FOUND, "no such file or command"),
@@ -74,11 +88,39 @@ class LocalDriver:
             raise DriverError(Reason.CREATE_REFUSED, f"{spec.workdir}: no such folder")
         return self._containers.setdefault(uid, LocalContainer(self, uid, spec, watcher))
 
+    def recover(self, uid: str, spec: Spec, watcher: Watcher, trace: Trace) -> AdoptedContainer | None:
+        """The process of this call, if it lives: one that has ended, or never began, has left nothing to find."""
+        if trace.pid is not None:
+            candidates = [found] if (found := search.read(trace.pid)) else []
+        else:
+            candidates = sorted(search.marked(self._labels.ledger, uid), key=lambda one: one.began)
+        for found in candidates:  # whatever it started that leads a session, too, is younger
+            if found.leads and (found.ledger, found.uid) == (self._labels.ledger, uid):
+                from driver.local_adopted import AdoptedContainer
+
+                return AdoptedContainer(self, found, _preparation(uid, spec), watcher)
+        return None
+
+    def leftovers(self) -> list[Leftover]:
+        """The processes that runners of this ledger started; what these started in their turn is not ours to end."""
+        now = self.now()
+        return [
+            Leftover(found.uid, found.runner, _name(found.uid), "running", found.began_at(now))
+            for found in search.marked(self._labels.ledger)
+            if found.leads and found.flagged
+        ]
+
+    def reap(self, leftover: Leftover) -> None:
+        """With its process group."""
+        from driver.local_adopted import end
+
+        for found in search.marked(self._labels.ledger, leftover.uid):
+            if found.leads and found.flagged:
+                end(found)
+
     def environment(self, uid: str, spec: Spec) -> dict[str, str]:
         """Our own environment, the call's labels (`CALL_LEDGER_CALL` and so on), and what the spec sets."""
-        labels = self._labels.of(uid).items()
-        marks = {key.upper().replace("-", "_").replace(".", "_"): value for key, value in labels}
-        return {**os.environ, **marks, **spec.env}
+        return {**os.environ, **search.marks(self._labels.of(uid)), **spec.env}
 
     def describe(self) -> dict[str, Any]:
         """For `calls doctor`: a host is always there."""
@@ -95,9 +137,7 @@ class LocalContainer:
 
     def __init__(self, driver: LocalDriver, uid: str, spec: Spec, watcher: Watcher) -> None:
         """Nothing runs yet."""
-        self.preparation = Preparation(
-            container=f"local:{uid}", stop_signal=spec.stop_signal or "TERM", warnings=(NOT_ISOLATED,)
-        )
+        self.preparation = _preparation(uid, spec)
         self._driver = driver
         self._uid = uid
         self._spec = spec
@@ -110,7 +150,7 @@ class LocalContainer:
         self._removed = False
         self._usage: struct_rusage | None = None
         self._parent_peak = 0
-        self._streams: list[_Stream] = []
+        self._streams: list[Stream] = []
         self._open_streams = 2
         self._meter: ProcessMeter | None = None
         self._end_sampling: Callable[[], None] = lambda: None
@@ -119,12 +159,31 @@ class LocalContainer:
         """Start the process, once; again: the same Beginning. A refused start may be tried again."""
         with self._lock:
             if self._beginning is None:
-                self._process = self._spawn()
+                with ExitStack() as unless_started, frugal():
+                    watching = _prepared_thread("wait4", unless_started)
+                    feeding = _prepared_thread("stdin", unless_started) if self._spec.interactive else None
+                    self._driver.pump.open()
+                    self._process = self._spawn()
+                    unless_started.pop_all()
                 self._parent_peak = own_peak()  # not before: it began with at most this much of our memory
                 begun = self._driver.now()
                 self._beginning = Beginning(begun, self._process.pid)
-                self._connect(self._process, begun)
+                self._connect(self._process, begun, watching, feeding)
             return self._beginning
+
+    def rejoin(self) -> bool:
+        """It is not another's: there is nothing to take over."""
+        return False
+
+    def discard(self) -> bool:
+        """It is gone, unless it was started."""
+        with self._lock:
+            self._removed |= self._beginning is None
+            return self._beginning is None
+
+    def environment(self) -> dict[str, str]:
+        """What it starts, or started, with."""
+        return self._driver.environment(self._uid, self._spec)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         spec = self._spec
@@ -133,7 +192,7 @@ class LocalContainer:
         # A process inherits what its thread holds back: a stop signal would never reach it.
         held = signals.pthread_sigmask(signals.SIG_SETMASK, ())
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 spec.command,
                 bufsize=0,
                 stdin=subprocess.PIPE if spec.interactive else subprocess.DEVNULL,
@@ -143,24 +202,27 @@ class LocalContainer:
                 env=self._driver.environment(self._uid, spec),
                 start_new_session=True,
             )
+            search.flag(process.pid)
+            return process
         except OSError as error:
             raise _refusal(error, spec) from error
         finally:
             signals.pthread_sigmask(signals.SIG_SETMASK, held)
 
-    def _connect(self, process: subprocess.Popen[bytes], begun: int) -> None:
+    def _connect(
+        self, process: subprocess.Popen[bytes], begun: int, watching: _Thread, feeding: _Thread | None
+    ) -> None:
         # It is not taken before start() lets go of the lock: until then the number is its own.
-        threading.Thread(target=self._await_end, args=(process, begun), name="wait4", daemon=True).start()
+        watching(partial(self._await_end, process, begun))
         pipes = ((facts.STDOUT, process.stdout), (facts.STDERR, process.stderr))
-        self._streams = [_Stream(pipe, number, self) for number, pipe in pipes if pipe is not None]
+        self._streams = [Stream(pipe, number, self._output) for number, pipe in pipes if pipe is not None]
         for stream in self._streams:
             self._driver.pump.add(stream)
-        if process.stdin is not None:
-            ended = os.pidfd_open(process.pid)
-            threading.Thread(target=_feed, args=(process.stdin, ended), name="stdin", daemon=True).start()
+        if process.stdin is not None and feeding is not None:
+            feeding(partial(feed, process.stdin))
 
-    def output(self, stream: int, data: bytes) -> None:
-        """The pump read `data`: nothing, when `stream` is at its end. One pump, one thread, no lock."""
+    def _output(self, stream: int, data: bytes) -> None:
+        # Called by the pump: one thread, no lock.
         if data:
             self._watcher.output(stream, data)
             return
@@ -247,49 +309,28 @@ class LocalContainer:
             self._driver.pump.drop(self._streams.pop())
 
 
-class _Stream:
-    """One pipe of output, as a source for the pump."""
-
-    def __init__(self, pipe: IO[bytes], number: int, container: LocalContainer) -> None:
-        os.set_blocking(pipe.fileno(), False)
-        self._number = number
-        self._container = container
-        self.fileno = pipe.fileno
-        self.close = pipe.close
-
-    def ready(self) -> bool:
-        """Pass on what is there; False at the end."""
-        try:
-            data = os.read(self.fileno(), _CHUNK)
-        except BlockingIOError:
-            return True
-        self._container.output(self._number, data)
-        return bool(data)
+_Thread = Callable[[Callable[[], None] | None], None]
 
 
-def _feed(target: IO[bytes], ended: int) -> None:
-    """Pass our standard input on; its end closes the process' input. `ended` is the pidfd of the process."""
-    with suppress(OSError, ValueError), target:  # the process ended first, or our input was closed
-        for data in _input(ended):
-            view = memoryview(data)
-            while view:
-                view = view[target.write(view) :]
-    os.close(ended)
+def _prepared_thread(name: str, unless: ExitStack) -> _Thread:
+    """A thread that waits already for the one thing that it is to do; `unless` ends it without."""
+    work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+
+    def wait() -> None:
+        if (act := work.get()) is not None:
+            act()
+
+    threading.Thread(target=wait, name=name, daemon=True).start()
+    unless.callback(work.put, None)
+    return work.put
 
 
-def _input(ended: int) -> Iterator[bytes]:
-    try:
-        descriptor = sys.stdin.fileno()
-    except OSError:  # not a file but in memory, where nothing is waited for
-        yield sys.stdin.buffer.read()
-        return
-    # Not sys.stdin.buffer.read1(): that would take the first bytes of the next call's input after this
-    # process has ended, and hold a lock which the interpreter needs to exit.
-    poll = select.poll()
-    for each in (descriptor, ended):
-        poll.register(each, select.POLLIN)
-    while all(ready != ended for ready, _ in poll.poll()) and (data := os.read(descriptor, _CHUNK)):
-        yield data
+def _name(uid: str) -> str:
+    return f"local:{uid}"
+
+
+def _preparation(uid: str, spec: Spec) -> Preparation:
+    return Preparation(container=_name(uid), stop_signal=spec.stop_signal or "TERM", warnings=(NOT_ISOLATED,))
 
 
 def _kill_group(pid: int) -> None:
@@ -298,6 +339,8 @@ def _kill_group(pid: int) -> None:
 
 
 def _refusal(error: OSError, spec: Spec) -> DriverError:
+    if (missing := "no process more is allowed" if error.errno == errno.EAGAIN else shortage(error)) is not None:
+        return DriverError(Reason.RESOURCES, f"{spec.command[0]}: {missing}")
     if error.filename == spec.workdir != spec.command[0]:
         return DriverError(Reason.START_REFUSED, f"{spec.workdir}: {error.strerror}")
     reason, words = _REFUSALS.get(error.errno or 0, (Reason.START_REFUSED, str(error.strerror).lower()))

@@ -13,6 +13,8 @@ from machine.facts import Owner
 
 BEAT = 10.0
 """Seconds between two heartbeats."""
+OLD = 24 * 3600 * 10**9
+"""How long the row of a runner that died with nothing left to do stays, ns."""
 
 
 class Lease(NamedTuple):
@@ -39,7 +41,9 @@ class Unsettled(NamedTuple):
 
 
 def take(connection: sqlite3.Connection, owner: Owner, now: int) -> None:
-    """Write the owner's row, inside a transaction of the caller's."""
+    """Write the owner's row, inside a transaction of the caller's; old ones that nobody needs go."""
+    unneeded = "beat_at < ? AND NOT EXISTS (SELECT 1 FROM call WHERE call.runner = lease.runner AND cleaned = 0)"
+    connection.execute(f"DELETE FROM lease WHERE {unneeded}", (now - OLD,))
     row = (owner.runner, owner.host, owner.boot, owner.pid, owner.pid_started, owner.pid_namespace, now)
     connection.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 

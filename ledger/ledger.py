@@ -31,15 +31,20 @@ class Ledger:
     """One ledger file, open for appending. Thread-safe; several processes may have one file open."""
 
     def __init__(
-        self, path: str | Path, foreign: Callable[[], None] = lambda: None, owner: Owner | None = None
+        self,
+        path: str | Path,
+        foreign: Callable[[], None] = lambda: None,
+        owner: Owner | None = None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Open or create `path`; `foreign` is called (in the writer's thread) after another process wrote.
 
-        With an `owner`, what says where a call is can be appended only to that runner's own calls.
+        With an `owner`, what says where a call is can be appended only to that runner's own calls; and what runners
+        that are gone could not write is taken in from their spools. `warn` gets lines for a person.
         """
         self.path = Path(path)
         self._owner = owner.runner if owner else None
-        self._writer = Writer(self.path, foreign, owner)
+        self._writer = Writer(self.path, foreign, owner, warn)
         self._reader = connect_reader(self.path)
         self._reading = threading.Lock()
         self.id: str = scalar(self._reader, "SELECT value FROM meta WHERE key = 'ledger'")
@@ -95,6 +100,11 @@ class Ledger:
         """How many bytes of a call's output could not be written."""
         return self._writer.lost.get(call_id, 0)
 
+    @property
+    def unwritten(self) -> str:
+        """After `close`: why some of what was recorded is not in the file, and where it is; else empty."""
+        return self._writer.unwritten
+
     def requests(self, call_ids: Iterable[int]) -> list[Request]:
         """Every cancel and kill request in the log of these calls, oldest first."""
         wanted = sorted(set(call_ids))
@@ -107,6 +117,12 @@ class Ledger:
         with explain(self.path), self._reading:
             rows: list[Any] = self._reader.execute(statement, wanted).fetchall()
         return [Request(call_id, seq, kinds[kind], data) for call_id, seq, kind, data in rows]
+
+    def keyed(self, key: str) -> str | None:
+        """The uid of the call with this idempotency key."""
+        with explain(self.path), self._reading:
+            found = scalar(self._reader, "SELECT uid FROM call WHERE idempotency_key = ?", key)
+        return None if found is None else str(found)
 
     def forget(self, call_id: int) -> None:
         """Say that nothing more will be appended to a call by this process."""

@@ -57,6 +57,14 @@ class Fate(NamedTuple):
     kept: bool
 
 
+_KINDS, _STATES = tuple(Kind), tuple(State)
+
+
+def _past(row: Sequence[Any]) -> Past:
+    _, seq, at, kind, state, data = row
+    return Past(seq, at, _KINDS[kind], _STATES[state], json.loads(data))
+
+
 class Reader:
     """A ledger, opened for reading only. A context manager; for one thread."""
 
@@ -155,16 +163,15 @@ class Reader:
             "SELECT call_id, seq, at, kind, state, data FROM event "
             "WHERE call_id IN (SELECT id FROM call WHERE cleaned = 0) ORDER BY call_id, seq"
         )
-        kinds, states = tuple(Kind), tuple(State)
         with explain(self.path):
             for call_id, rows in groupby(self._connection.execute(statement), key=lambda row: row[0]):
-                yield (
-                    int(call_id),
-                    [
-                        Past(seq, at, kinds[kind], states[state], json.loads(data))
-                        for _, seq, at, kind, state, data in rows
-                    ],
-                )
+                yield int(call_id), [_past(row) for row in rows]
+
+    def log(self, call_id: int) -> list[Past]:
+        """The events of a call as they were recorded."""
+        statement = "SELECT call_id, seq, at, kind, state, data FROM event WHERE call_id = ? ORDER BY seq"
+        with explain(self.path):
+            return [_past(row) for row in self._connection.execute(statement, (call_id,))]
 
     def samples(self, call_id: int, last: int | None = None) -> list[Row]:
         """The samples of a call, or the `last` of them: the view `samples`."""

@@ -74,6 +74,7 @@ _TYPES: dict[str, Any] = {
     "volume": _LIST,
     "tmpfs": _LIST,
     "name": Annotated[str, BeforeValidator(_name)],
+    "idempotency_key": Annotated[str, Field(min_length=1, max_length=255)],
     "memory": Annotated[int, _positive(size), Field(ge=_MEMORY_FLOOR)],
     "cpus": Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)],
     "pids_limit": Annotated[int, Field(ge=1)],

@@ -52,6 +52,7 @@ class Spec(NamedTuple):
     sample: int | None = SECOND
     log_limit: int | None = 16 * 2**20
     keep: bool = False
+    idempotency_key: str | None = None
 
     @staticmethod
     def parse(**options: Any) -> Spec:

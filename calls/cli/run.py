@@ -57,6 +57,7 @@ _OPTIONS = (
     click.option("--sample", metavar="DURATION|off", help="Time between samples (1s; at least 100ms)."),
     click.option("--log-limit", metavar="SIZE|off", help="Output kept per stream, head and tail (16m)."),
     click.option("--keep", is_flag=True, default=None, help="Keep the container; else it is removed, as by --rm."),
+    click.option("--idempotency-key", metavar="KEY", help="Asked for twice, it is run once; the second waits for it."),
     click.option("--driver", metavar="docker|local", help="docker, or local: a process of this host, not isolated."),
     click.option("--json", "as_json", is_flag=True, help="Describe the call as JSON on stderr at its end."),
 )  # fmt: skip
