@@ -26,7 +26,7 @@ from machine.table import VERDICTS
 from machine.units import SECOND
 from machine.verdict import Verdict
 
-DRIVERS = ("docker",)
+DRIVERS = ("docker", "local")
 """Where containers without a call are looked for."""
 GRACE = 60 * SECOND
 """How old a container without an open call must be before it is removed."""
