@@ -225,6 +225,8 @@ def test_killing_the_recorder_leaves_what_it_had_written(tmp_path: Path) -> None
         os.kill(running.recorder(), signal.SIGKILL)
         said = warned(call.end())
     (tmp_path / "open").touch()
-    line = b"calls: the recording process was killed; its call goes on unrecorded\n"
+    line = b"calls: the recording process was killed; another one takes the call over\n"
     assert said == (125, b"up\n", line)
-    assert (shown()["state"], kinds()) == ("running", ["submitted", "prepared", "started"])
+    assert kinds()[:3] == ["submitted", "prepared", "started"]
+    until(settled, "its recovery")
+    assert verdict() == ("error", "lost", None)  # a parent's death takes the exit code along

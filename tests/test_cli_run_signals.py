@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -134,16 +135,17 @@ def test_killing_the_recorder_leaves_what_it_had_written(engine: docker.APIClien
         until(lambda: "started" in kinds(), "the start to be recorded")
         os.kill(running.recorder(), signal.SIGKILL)
         said = call.end()
-    line = b"calls: the recording process was killed; its call goes on unrecorded\n"
+    line = b"calls: the recording process was killed; another one takes the call over\n"
     assert said == (125, b"up\n", line)
-    assert (shown()["state"], kinds()) == ("running", ["submitted", "prepared", "started"])
-    status, out, err = calls("show", "@last")
-    assert (status, err) == (0, b"")
-    assert b"state      running\n" in out
+    until(lambda: "adopted" in kinds(), "somebody to take it over")
     uid = shown()["id"]
+    assert json.loads(calls("show", uid, "--json").out)["orphan"] is False
     assert engine.inspect_container(uid)["State"]["Running"]
     assert run(IMAGE, "true") == (0, b"", b"")
-    running.discard(engine, uid)
+    assert calls("kill", uid).status == 0
+    until(lambda: "cleaned" in kinds(uid), "its end")
+    assert verdict(uid) == ("killed", "user", 137)
+    assert calls("logs", uid).out == b"up\n"
 
 
 def test_a_paused_command_is_not_a_paused_call(gate: Path) -> None:
