@@ -32,7 +32,9 @@ INSERT INTO kind VALUES
   (0, 'submitted'), (1, 'prepared'), (2, 'started'), (3, 'health-awaited'), (4, 'healthy'), (5, 'paused'),
   (6, 'resumed'), (7, 'succeeded'), (8, 'failed'), (9, 'timed-out'), (10, 'killed'), (11, 'cancelled'),
   (12, 'pulled'), (13, 'signalled'), (14, 'cancel-requested'), (15, 'kill-requested'), (16, 'health-changed'), (17, 'oom-seen'),
-  (18, 'gap'), (19, 'output-cut'), (20, 'cleaned'), (21, 'adopted'), (22, 'pruned');
+  (18, 'gap'), (19, 'output-cut'), (20, 'cleaned'), (21, 'adopted'), (22, 'pruned'),
+  (23, 'admitted'), (24, 'pull-progressed'), (25, 'pause-requested'), (26, 'resume-requested'),
+  (27, 'signal-requested'), (28, 'executed'), (29, 'listed');
 
 -- kind may happen in source (-1: no call yet) and leads to target; a note leads to where it was.
 CREATE TABLE rule (
@@ -61,7 +63,14 @@ INSERT INTO rule VALUES
   (19, 0, 0), (19, 1, 1), (19, 2, 2), (19, 3, 3), (19, 4, 4), (19, 5, 5), (19, 6, 6), (19, 7, 7), (19, 8, 8), (19, 9, 9),
   (20, 5, 5), (20, 6, 6), (20, 7, 7), (20, 8, 8), (20, 9, 9),
   (21, 0, 0), (21, 1, 1), (21, 2, 2), (21, 3, 3), (21, 4, 4), (21, 5, 5), (21, 6, 6), (21, 7, 7), (21, 8, 8), (21, 9, 9),
-  (22, 5, 5), (22, 6, 6), (22, 7, 7), (22, 8, 8), (22, 9, 9);
+  (22, 5, 5), (22, 6, 6), (22, 7, 7), (22, 8, 8), (22, 9, 9),
+  (23, 0, 0),
+  (24, 0, 0),
+  (25, 0, 0), (25, 1, 1), (25, 2, 2), (25, 3, 3), (25, 4, 4),
+  (26, 0, 0), (26, 1, 1), (26, 2, 2), (26, 3, 3), (26, 4, 4),
+  (27, 0, 0), (27, 1, 1), (27, 2, 2), (27, 3, 3), (27, 4, 4),
+  (28, 2, 2), (28, 3, 3), (28, 4, 4), (28, 5, 5), (28, 6, 6), (28, 7, 7), (28, 8, 8), (28, 9, 9),
+  (29, 2, 2), (29, 3, 3), (29, 4, 4);
 
 -- counter = 1: cumulative; take differences, never means.
 CREATE TABLE metric (

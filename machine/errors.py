@@ -8,6 +8,7 @@ CallsError                      everything this program raises on purpose
 │   └── CallEndedError          nothing can be asked of a call that is over
 ├── IllegalTransitionError      the table has no such rule; nothing was written
 ├── LedgerError                 the file: not a ledger, newer, read-only, full, locked
+│   ├── NothingSavedError       a file so damaged that no event of a ledger is left in it
 │   └── RefusedError            the log does not take this event: the call is not where it could happen
 │       └── TakenOverError      another runner conducts this call now
 └── DriverError                 the engine or the host refused; `.reason` says which verdict that is
@@ -73,6 +74,12 @@ class IllegalTransitionError(CallsError):
 
 class LedgerError(CallsError):
     """The ledger file cannot be used as asked."""
+
+
+class NothingSavedError(LedgerError):
+    """Nothing that proves itself is left in a file. No new one was made."""
+
+    no = True
 
 
 class RefusedError(LedgerError):

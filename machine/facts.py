@@ -175,11 +175,14 @@ class OomSeen(Fact):
     source: Literal["event", "cgroup"]
 
 
-Unseen = Literal["samples", "events", "output"]
+Unseen = Literal["samples", "events", "output", "clock"]
 
 
 class Gap(Fact):
-    """Nothing was observed between two instants, and why. `lost` counts what is known to be missing."""
+    """Nothing was observed between two instants, and why. `lost` counts what is known to be missing.
+
+    Of the `clock`: the wall clock was set from one instant to the other; `why` says which way.
+    """
 
     kind = Kind.GAP
     of: Unseen
@@ -231,3 +234,60 @@ class Pruned(Fact):
     events: str | None = None
     kept: dict[str, Any] | None = None
     histogram: str | None = None
+
+
+class Admitted(Fact):
+    """The call had to wait its turn: `waited` ns, `lacking` what there was not enough of until then."""
+
+    kind = Kind.ADMITTED
+    waited: int
+    lacking: tuple[str, ...] = ()
+
+
+class PullProgressed(Fact):
+    """How far fetching the image has come, bytes; `total` is what is known of it so far."""
+
+    kind = Kind.PULL_PROGRESSED
+    image: str
+    current: int
+    total: int | None = None
+
+
+class PauseRequested(Fact):
+    """Somebody asked for all processes to be frozen."""
+
+    kind = Kind.PAUSE_REQUESTED
+    by: Requester
+
+
+class ResumeRequested(Fact):
+    """Somebody asked for them to go on."""
+
+    kind = Kind.RESUME_REQUESTED
+    by: Requester
+
+
+class SignalRequested(Fact):
+    """Somebody asked for a signal that is a message, and does not make the end a killing."""
+
+    kind = Kind.SIGNAL_REQUESTED
+    by: Requester
+    signal: str
+
+
+class Executed(Fact):
+    """Somebody ran another command inside the container. `exit_code` None: its end was not seen."""
+
+    kind = Kind.EXECUTED
+    by: Requester
+    command: tuple[str, ...]
+    exit_code: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+class Listed(Fact):
+    """Somebody looked at the processes in the container."""
+
+    kind = Kind.LISTED
+    by: Requester

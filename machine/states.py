@@ -67,6 +67,13 @@ class Kind(_Coded):
     CLEANED = "cleaned"
     ADOPTED = "adopted"
     PRUNED = "pruned"
+    ADMITTED = "admitted"
+    PULL_PROGRESSED = "pull-progressed"
+    PAUSE_REQUESTED = "pause-requested"
+    RESUME_REQUESTED = "resume-requested"
+    SIGNAL_REQUESTED = "signal-requested"
+    EXECUTED = "executed"
+    LISTED = "listed"
 
 
 class Reason(StrEnum):

@@ -56,6 +56,13 @@ RULES: tuple[Rule, ...] = (
     Rule(Kind.CLEANED, _ENDED, None),
     Rule(Kind.ADOPTED, _ANY, None),
     Rule(Kind.PRUNED, _ENDED, None),
+    Rule(Kind.ADMITTED, (State.PREPARING,), None),
+    Rule(Kind.PULL_PROGRESSED, (State.PREPARING,), None),
+    Rule(Kind.PAUSE_REQUESTED, _LIVE, None),
+    Rule(Kind.RESUME_REQUESTED, _LIVE, None),
+    Rule(Kind.SIGNAL_REQUESTED, _LIVE, None),
+    Rule(Kind.EXECUTED, (*_STARTED, *_ENDED), None),
+    Rule(Kind.LISTED, _STARTED, None),
 )
 
 STEPS: dict[tuple[State | None, Kind], State] = {

@@ -25,6 +25,7 @@ _STOPPED: dict[Why, tuple[State, Reason]] = {
 ENDING = frozenset(("KILL", "TERM", "INT", "QUIT", "ABRT"))
 """The signals that ask for the end; the others are messages."""
 SIGKILL_EXIT = 137
+_FLAGS = ("near_limit", "unconfirmed", "external_stop", "destroyed", "engine_lost", "engine_stop", "recovered")
 ENGINE_LOST_TRACK = 255  # the engine's code for a container whose end it did not see
 
 
@@ -40,7 +41,8 @@ class Evidence(Record):
 
     `exits` maps a source ("die", "inspect", "wait4") to the exit code it reported. `stop` is why we
     stopped it, set only once a signal of ours was delivered. `recovered`: another runner saw the beginning, and
-    nobody a part of what came then. Times in ns, the engine's clock.
+    nobody a part of what came then. `engine_stop`: the engine stopped it as it was started again.
+    Times in ns, the engine's clock.
     """
 
     exits: dict[str, int] = {}  # noqa: RUF012 - Record copies it
@@ -56,6 +58,7 @@ class Evidence(Record):
     death_signal: int | None = None
     destroyed: bool = False
     engine_lost: bool = False
+    engine_stop: bool = False
     awaiting_health: bool = False
     recovered: bool = False
     error: str | None = None
@@ -75,7 +78,7 @@ class Evidence(Record):
                 seen[name] = getattr(self, name)
         if self.oom:
             seen["oom"] = sorted(self.oom)
-        for name in ("near_limit", "unconfirmed", "external_stop", "destroyed", "engine_lost", "recovered"):
+        for name in _FLAGS:
             if getattr(self, name):
                 seen[name] = True
         return seen
@@ -111,7 +114,7 @@ def _cause(seen: Evidence) -> tuple[State, Reason, str | None]:
         return State.KILLED, Reason.EXTERNAL, seen.external_signal
     if code == SIGKILL_EXIT and seen.started_at is not None and _oom(seen):
         return State.KILLED, Reason.OOM, "KILL"
-    if seen.engine_lost and code in (None, ENGINE_LOST_TRACK, SIGKILL_EXIT):
+    if seen.engine_stop or (seen.engine_lost and code in (None, ENGINE_LOST_TRACK, SIGKILL_EXIT)):
         return State.ERROR, Reason.ENGINE_LOST, None
     if code is None:
         return State.ERROR, Reason.DESTROYED if seen.destroyed else Reason.LOST, None

@@ -49,6 +49,13 @@ SAYS: dict[Kind, facts.Fact | Ended] = {
     Kind.CLEANED: facts.Cleaned(removed=True),
     Kind.ADOPTED: facts.Adopted(owner=OWNER.replace(runner="another"), previous="runner", why="its runner is gone"),
     Kind.PRUNED: facts.Pruned(by=BY, samples={"5": "00"}),
+    Kind.ADMITTED: facts.Admitted(waited=1, lacking=("memory",)),
+    Kind.PULL_PROGRESSED: facts.PullProgressed(image="busybox", current=1, total=2),
+    Kind.PAUSE_REQUESTED: facts.PauseRequested(by=BY),
+    Kind.RESUME_REQUESTED: facts.ResumeRequested(by=BY),
+    Kind.SIGNAL_REQUESTED: facts.SignalRequested(by=BY, signal="HUP"),
+    Kind.EXECUTED: facts.Executed(by=BY, command=("true",), exit_code=0, seconds=0.5),
+    Kind.LISTED: facts.Listed(by=BY),
     **{VERDICTS[state]: Ended(reason=reason, exit_code=3, oom="likely") for state, reason in ENDS.items()},
 }
 """What an event of each kind says."""
