@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from calls.capture import Capture
 from calls.clock import Clock
 from calls.recorder import Recorder
-from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Preparation, Sampling
+from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, OutputResumed, Preparation, Sampling
 from machine import facts
 from machine.errors import CallsError, DriverError, LedgerError, TakenOverError, UnknownOutcomeError
 from machine.spec import Spec
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DRAIN = 2 * SECOND
 """How long the verdict waits for output that makes no progress."""
+ENGINE_RETRY, MAX_ENGINE_RETRY = SECOND // 10, 5 * SECOND
+"""How soon an engine that does not answer is asked again: with --prepare-timeout only, and each time later."""
 ABANDON = 10 * SECOND
 """How long a silent stream is waited for after the verdict, before the container is removed."""
 
@@ -99,6 +101,10 @@ class Conductor:
         """Both streams are at their end."""
         self._output_ended = True
 
+    def output_resumed(self) -> None:
+        """Their end was only that of a connection."""
+        self._output_ended = False
+
     def ask(self, asked: Asked) -> None:
         """Somebody wants the end of the call. The last word counts."""
         self._asked = asked
@@ -146,16 +152,33 @@ class Conductor:
                 self.recorder.end(Verdict(State.ERROR, facts.Ended(reason=Reason.RUNNER_FAULT, message=message)))
 
     def _prepare(self) -> Container:
-        try:
-            container = self._driver.prepare(self.uid, self.spec, self)
-        except DriverError as error:
-            raise _EndedEarly(self._unprepared() or never_ran(State.ERROR, error.reason, str(error))) from error
+        pause = ENGINE_RETRY
+        while True:
+            try:
+                container = self._driver.prepare(self.uid, self.spec, self)
+                break
+            except DriverError as error:
+                if not self._waits_for_engine(error, pause):
+                    verdict = self._unprepared() or never_ran(State.ERROR, error.reason, str(error))
+                    raise _EndedEarly(verdict) from error
+                pause = min(2 * pause, MAX_ENGINE_RETRY)
         self._container = container
         made = container.preparation
         self.recorder.apply(prepared(made))
         for warning in made.warnings:
             self._tell(f"warning: {warning}", True)
         return container
+
+    def _waits_for_engine(self, error: DriverError, pause: int) -> bool:
+        """Whether to try again, after `pause` ns: while nothing was done, and the time to prepare allows it."""
+        if error.reason is not Reason.ENGINE_UNAVAILABLE or self._prepare_by is None:
+            return False
+        if self._asked is None and self._clock.monotonic() + pause < self._prepare_by:
+            self._tell(f"{error}; trying again", False)
+            with contextlib.suppress(queue.Empty):
+                self._clock.get(self.mailbox, pause)  # nothing but a wish for the end can come now
+            return self._asked is None
+        return False
 
     def _unprepared(self) -> Verdict | None:
         """The verdict when somebody, or the time, ended the call before it started."""
@@ -216,7 +239,8 @@ class Conductor:
 
     def _after_the_end(self, item: Fact | SampleGap | Asked) -> None:
         # The verdict stands; of what is still heard, only the end of the output matters.
-        self._output_ended |= isinstance(item, OutputEnded)
+        if isinstance(item, OutputEnded | OutputResumed):
+            self._output_ended = isinstance(item, OutputEnded)
 
     def _keep_tails(self) -> None:
         for cut in self._capture.close():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from calls.clock import Clock
 from ledger.ledger import Ledger
-from machine.facts import Ended, Fact, Submitted, dump
+from machine.facts import Ended, Fact, Gap, Submitted, dump
 from machine.lifecycle import Lifecycle
 from machine.samples import Sample
 from machine.secrets import Redactor
 from machine.states import Kind, State
 from machine.table import VERDICTS
+from machine.units import SECOND
 from machine.verdict import Verdict
+
+CLOCK_STEP = SECOND
+"""How far the two clocks may drift apart between two events before it is said that one was set."""
 
 _FREE_TEXT = frozenset(
     ("name", "image", "message", "error", "output", "comment", "warnings", "why", "fallback", "evidence")
@@ -30,6 +34,7 @@ class Recorder:
         self.redactor = redactor
         self._lifecycle = Lifecycle(self._write, state)
         self._entered: int | None = None  # unknown: another process saw the beginning
+        self._lead: int | None = None  # of the wall clock over the monotonic one, when last read
         self.call_id = call_id
 
     @property
@@ -66,15 +71,25 @@ class Recorder:
         self._ledger.forget(self.call_id)
 
     def _write(self, kind: Kind, state: State, fact: Fact | Ended) -> None:
-        now, data = self._clock.monotonic(), self._dump(fact)
+        now, at, data = self._clock.monotonic(), self._clock.wall(), self._dump(fact)
         if isinstance(fact, Submitted):
-            self.call_id = self._ledger.submit(fact.uid, self._clock.wall(), data)
+            self._lead = at - now
+            self.call_id = self._ledger.submit(fact.uid, at, data)
             self._entered = now
             return
         elapsed = None if self._entered is None else now - self._entered
-        self._ledger.append(self.call_id, kind, state, self._clock.wall(), elapsed, data)
+        self._note_step(at, now, elapsed)
+        self._ledger.append(self.call_id, kind, state, at, elapsed, data)
         if state != self._lifecycle.state:
             self._entered = now
+
+    def _note_step(self, at: int, now: int, elapsed: int | None) -> None:
+        """Record that the wall clock was set: what it said before does not compare with what it says now."""
+        before, self._lead = self._lead, at - now
+        if before is not None and abs(step := self._lead - before) > CLOCK_STEP:
+            why = f"the wall clock was set {'ahead' if step > 0 else 'back'} by {abs(step) / SECOND:.1f} s"
+            gap = Gap(of="clock", since=min(at, at - step), until=max(at, at - step), why=why)
+            self._ledger.append(self.call_id, gap.kind, self.state, at, elapsed, gap.dump())
 
     def _dump(self, fact: Fact | Ended) -> str:
         if not self.redactor.reach:

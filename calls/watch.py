@@ -29,6 +29,8 @@ OBSERVE = SECOND // 50
 """When sampling begins: for what ends before, the totals say it all."""
 GLANCE = 120 * SECOND
 """How often a running call is inspected although nothing was heard: events can be lost, but rarely are."""
+RECORD = 5 * SECOND
+"""How long the engine's record of an end is waited for when its event has come: it adds little."""
 _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
 _NEAR = 0.95
 
@@ -65,7 +67,9 @@ class Watch:
             protocol.Froze: self._froze,
             protocol.Thawed: self._thawed,
             protocol.OutputEnded: self._output_ended,
+            protocol.OutputResumed: lambda _: self._conductor.output_resumed(),
             protocol.Unwatched: self._unwatched,
+            protocol.Unreadable: self._unreadable,
             SampleGap: self._sample_gap,
         }
         self._ended = False
@@ -114,6 +118,7 @@ class Watch:
         self._settle()
         totals = self._finish_sampling()
         evidence.awaiting_health = self._recorder.state is State.HEALTH_WAIT
+        self._note_unreported()
         evidence.engine_lost = self._gap and "die" not in evidence.exits
         limit = self._spec.memory
         evidence.near_limit = bool(limit and self._last and (self._last.mem_rss_bytes or 0) >= _NEAR * limit)
@@ -122,6 +127,13 @@ class Watch:
             self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
         cpu = totals.cpu_total_ns if totals else None
         return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._peak or None))
+
+    def _note_unreported(self) -> None:
+        """An end that was found by looking, with no gap to explain it: an event was lost."""
+        if not (self._gap or self._evidence.recovered) and [*self._evidence.exits] == ["inspect"]:
+            now, why = self._clock.wall(), "its end was found by looking, and not reported"
+            since = min(now, self._evidence.finished_at or now)
+            self._recorder.apply(facts.Gap(of="events", since=since, until=now, why=why, lost=1))
 
     def _arm(self, left: int | None) -> None:
         """`left`: the time until the deadline, ns."""
@@ -160,7 +172,7 @@ class Watch:
         handler(item)
 
     def _died(self, fact: protocol.Died) -> None:
-        self._evidence.exits[fact.source] = fact.exit_code
+        self._evidence.exits.setdefault(fact.source, fact.exit_code)  # a second end is that of a second process
         self._evidence.death_signal = fact.signal
         self._ended = True
 
@@ -168,6 +180,9 @@ class Watch:
         self._evidence.destroyed = self._ended = True
 
     def _foreign_signal(self, fact: protocol.ForeignSignal) -> None:
+        if fact.by_engine:
+            self._evidence.engine_stop = True
+            return
         if self._evidence.external_signal is None or not fact.stop:
             self._evidence.external_signal = fact.signal
         self._evidence.external_stop |= fact.stop
@@ -188,6 +203,10 @@ class Watch:
 
     def _sample_gap(self, gap: SampleGap) -> None:
         self._recorder.apply(facts.Gap(of="samples", since=gap.since, until=gap.at, why="no sample in time"))
+
+    def _unreadable(self, fact: protocol.Unreadable) -> None:
+        why = f"malformed: {fact.example}"
+        self._recorder.apply(facts.Gap(of="samples", since=fact.since, until=fact.at, why=why, lost=fact.lost))
 
     def _obey(self, asked: Asked) -> None:
         if asked.why == "cancel":
@@ -225,7 +244,7 @@ class Watch:
         seen = self._look()
         if seen is None:
             self._alarms.set("glance", self._clock.monotonic() + SECOND, self._glance)
-        elif seen.status in ("exited", "gone"):
+        elif seen.status in ("exited", "gone", "created"):  # (created: the engine only said that it was started)
             self._ended = True
         elif seen.status == "paused":
             self._froze(protocol.Froze(self._clock.wall()))
@@ -238,14 +257,21 @@ class Watch:
 
     def _look(self) -> Observation | None:
         try:
-            return self._container.inspect()
+            seen = self._container.inspect()
         except DriverError as error:
             self._evidence.error = str(error)
             return None
+        began = self._evidence.started_at = self._evidence.started_at or seen.started_at
+        if began is not None and seen.started_at is not None and seen.started_at > began + SECOND:
+            return Observation("gone", error="somebody else started the container again")
+        return seen
 
     def _inspect_the_end(self) -> None:
         """The record behind the event: its exit code, the engine's times, the OOM flag."""
+        begun = self._clock.monotonic()
         for pause in _RETRIES:
+            if self._evidence.exits and self._clock.monotonic() + pause - begun > RECORD:
+                return
             self._wait(pause)
             seen = self._look()
             if seen is None or (seen.status in ("running", "paused") and not self._stopping.hopeless):

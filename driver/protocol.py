@@ -42,11 +42,15 @@ class HealthStatus(NamedTuple):
 
 
 class ForeignSignal(NamedTuple):
-    """Somebody else sent a signal (`KILL`, `TERM`); `stop` when it was the end of a stop request."""
+    """Somebody else sent a signal (`KILL`, `TERM`); `stop` when it was the end of a stop request.
+
+    `by_engine`: it was the engine itself, as it was started again.
+    """
 
     at: int
     signal: str
     stop: bool = False
+    by_engine: bool = False
 
 
 class Froze(NamedTuple):
@@ -73,6 +77,12 @@ class OutputEnded(NamedTuple):
     at: int
 
 
+class OutputResumed(NamedTuple):
+    """The output had broken off, and comes again from where it did. So will OutputEnded."""
+
+    at: int
+
+
 class Unwatched(NamedTuple):
     """Facts may have been missed from `since` until now: look with `inspect`."""
 
@@ -81,7 +91,28 @@ class Unwatched(NamedTuple):
     why: str
 
 
-Fact = Died | OomKilled | HealthStatus | ForeignSignal | Froze | Thawed | Destroyed | OutputEnded | Unwatched
+class Unreadable(NamedTuple):
+    """`lost` readings of the source of samples made no sense; `example`: how the first of them begins."""
+
+    at: int
+    since: int
+    lost: int
+    example: str
+
+
+Fact = (
+    Died
+    | OomKilled
+    | HealthStatus
+    | ForeignSignal
+    | Froze
+    | Thawed
+    | Destroyed
+    | OutputEnded
+    | OutputResumed
+    | Unwatched
+    | Unreadable
+)
 """Something seen. `at`: ns since the epoch, by the clock of whoever saw it."""
 
 

@@ -36,6 +36,10 @@ class Pump:
         self._thread: threading.Thread | None = None
         self._closing = False
 
+    def open(self) -> None:
+        """Start the thread now: from here on `add` cannot fail for want of one."""
+        self._do(lambda: None)
+
     def add(self, source: Source) -> None:
         """Read `source` until its end; then it is closed. A closed pump reads nothing and closes it at once."""
         if not self._do(lambda: void(self._selector.register(source, selectors.EVENT_READ))):

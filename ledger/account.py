@@ -72,6 +72,7 @@ def account(row: Mapping[str, Any], now: int) -> Row:
         "mem_peak_bytes": row["now_peak"],
         "samples": row["now_samples"] or 0,
         "gaps": row["gaps"],
+        "pruned": row["pruned"].split(",") if row["pruned"] else [],
         "evidence": json.loads(row["evidence"] or "{}"),
         **{name: row[name] for name in ("message", "container", "image_id")},
         "spec": json.loads(row["spec"]),

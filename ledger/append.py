@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ledger import digest
-from ledger.histogram import MAX_POINTS, decimate
+from ledger.histogram import MAX_POINTS, decimated
 from ledger.projection import COLUMNS, Event, fold
 from ledger.sqlite import scalar, sqlite3
 from machine.errors import LedgerError, TakenOverError
@@ -24,6 +25,7 @@ _CALL = (
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS)}"
 )
 _HISTOGRAM = "INSERT INTO histogram VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SAMPLES = f"SELECT at, {', '.join(METRICS)} FROM sample WHERE call_id = ?"
 _SINCE = {
     "sample": f"SELECT seq, at, {', '.join(METRICS)} FROM sample WHERE call_id = ? AND seq > ? ORDER BY seq",
     "log": "SELECT seq, at, stream, offset_bytes, data FROM log WHERE call_id = ? AND seq > ? ORDER BY seq",
@@ -107,16 +109,17 @@ def last_seq(connection: sqlite3.Connection, table: str, call_id: int) -> int:
 
 def materialise(connection: sqlite3.Connection, call_id: int) -> None:
     """Make the call's histogram from its samples."""
-    rows = connection.execute(_SINCE["sample"], (call_id, 0))
-    points = ((row[1], dict(zip(METRICS, row[2:], strict=True))) for row in rows)
-    connection.executemany(
-        _HISTOGRAM,
-        (
-            (call_id, METRICS.index(name), number, bucket.t_first, bucket.t_last, *summary)
-            for number, bucket in enumerate(decimate(points))
-            for name, summary in bucket.metrics.items()
-        ),
-    )
+    rows = histogram_rows(connection, call_id, last_seq(connection, "sample", call_id))
+    connection.executemany(_HISTOGRAM, rows)
+
+
+def histogram_rows(connection: sqlite3.Connection, call_id: int, samples: int) -> Iterator[tuple[Any, ...]]:
+    """The rows of `histogram` that the first `samples` samples of a call make, bucket by bucket."""
+    rows = connection.execute(f"{_SAMPLES} AND seq <= ? ORDER BY seq", (call_id, samples))
+    points = ((row[0], dict(zip(METRICS, row[1:], strict=True))) for row in rows)
+    for number, bucket in enumerate(decimated(points, samples)):
+        for name, summary in bucket.metrics.items():
+            yield call_id, METRICS.index(name), number, bucket.t_first, bucket.t_last, *summary
 
 
 def _row(connection: sqlite3.Connection, call_id: int | None) -> tuple[int, dict[str, Any]]:

@@ -13,22 +13,26 @@ from typing import Any
 
 GENESIS = bytes(32)
 EMPTY = hashlib.sha256().digest()
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode  # made once: a third of the time
 
 
 def canonical(values: Sequence[Any]) -> bytes:
     """A row as bytes: the same values give the same bytes on any machine."""
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return _encode(values).encode("utf-8", "surrogatepass")
 
 
 def rows_digest(rows: Iterable[Sequence[Any]]) -> bytes:
     """One digest over rows of samples or output; bytes in a row stand in it as their own SHA-256."""
     total = hashlib.sha256()
     for row in rows:
-        plain = [hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value for value in row]
-        total.update(canonical(plain) + b"\n")
+        total.update(canonical(_plain(row) if bytes in map(type, row) else row) + b"\n")
     return total.digest()
 
 
 def event_digest(before: bytes, uid: str, event: Sequence[Any], samples: bytes, chunks: bytes) -> bytes:
     """`event` is (seq, at, kind code, state code, elapsed_ns, data, samples, chunks)."""
     return hashlib.sha256(before + canonical([uid, *event, samples.hex(), chunks.hex()])).digest()
+
+
+def _plain(row: Sequence[Any]) -> list[Any]:
+    return [hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value for value in row]

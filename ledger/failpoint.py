@@ -1,10 +1,10 @@
-"""Places where a test can make this process fail: before and after every commit.
+"""Places where a test can make this process fail: before and after every commit, and every write of a spool.
 
 `CALLS_FAILPOINT=NAME:ACTION[:N]` arms one: at the N-th time (first: 1) that NAME is passed, ACTION happens,
 and for `raise` and `enospc` at every later time as well, as with a disk that stays full. Actions: `kill9`
 (SIGKILL to this process), `raise` (an error that nobody expects), `enospc` (SQLite's "database or disk is
-full"), `sleep` (for ever, as a stopped process). `CALLS_FAILPOINT=trace:FILE` appends every name passed to
-FILE, a line each: so that a test can go through all of them, those of tomorrow included.
+full"), `sleep` (for ever, as a stopped process). Several are separated by commas. `trace:FILE` appends every name
+passed to FILE, a line each: so that a test can go through all of them, those of tomorrow included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ACTIONS = ("kill9", "raise", "enospc", "sleep")
-_ARMED = os.environ.get("CALLS_FAILPOINT", "")
+_ARMED = [arm.partition(":") for arm in os.environ.get("CALLS_FAILPOINT", "").split(",") if arm]
 _passed: Counter[str] = Counter()
 
 
@@ -32,15 +32,16 @@ def reach(name: str) -> None:
 
 
 def _pass(name: str) -> None:
-    armed, _, action = _ARMED.partition(":")
-    if armed == "trace":
-        with Path(action).open("a", encoding="utf-8") as file:
-            file.write(f"{name}\n")
-        return
-    action, _, number = action.partition(":")
-    if armed != name:
-        return
     _passed[name] += 1
+    for armed, _, action in _ARMED:
+        if armed == "trace":
+            with Path(action).open("a", encoding="utf-8") as file:
+                file.write(f"{name}\n")
+        elif armed == name:
+            _arrive(name, *action.partition(":"))
+
+
+def _arrive(name: str, action: str, _: str, number: str) -> None:
     nth = int(number or 1)
     if _passed[name] == nth or (_passed[name] > nth and action in ("raise", "enospc")):
         _fail(name, action)

@@ -8,7 +8,8 @@ is a multiple of `max_points` and the samples are regular, these are the bins th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 MAX_POINTS = 240
@@ -42,8 +43,15 @@ def decimate(samples: Iterable[Point], max_points: int = MAX_POINTS) -> list[Buc
     Bucket i of k holds samples i*n//k up to (i+1)*n//k. A value that is None or not finite is absent.
     """
     series = list(samples)
-    count, buckets = len(series), min(len(series), max(max_points, 0))
-    return [_bucket(series[i * count // buckets : (i + 1) * count // buckets]) for i in range(buckets)]
+    return list(decimated(series, len(series), max_points))
+
+
+def decimated(samples: Iterable[Point], count: int, max_points: int = MAX_POINTS) -> Iterator[Bucket]:
+    """As `decimate`, of `count` samples that need not be in memory at once: a bucket at a time."""
+    points, buckets = iter(samples), min(count, max(max_points, 0))
+    for i in range(buckets):
+        if bucket := list(islice(points, (i + 1) * count // buckets - i * count // buckets)):
+            yield _bucket(bucket)
 
 
 def _bucket(points: Sequence[Point]) -> Bucket:

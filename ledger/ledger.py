@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ledger.append import ChunkIn, EventIn, SampleIn
 from ledger.lease import Unsettled, unsettled
-from ledger.sqlite import connect_reader, explain, scalar
+from ledger.sqlite import connect_reader, explain, scalar, sqlite3
 from ledger.writer import Writer
 from machine.facts import Owner
 from machine.samples import Sample
@@ -64,9 +65,9 @@ class Ledger:
         return self._writer.event(EventIn(None, Kind.SUBMITTED, State.PREPARING, at, None, data, uid))
 
     def append(self, call_id: int, kind: Kind, state: State | None, at: int, elapsed_ns: int | None, data: str) -> None:
-        """Append an event. Durable on return. `state` None: a note by somebody who does not own the call.
+        """Append an event. Durable on return: in the file or, while that cannot be written, in the spool beside it.
 
-        TakenOverError when another runner owns it by now.
+        `state` None: a note by somebody who does not own the call. TakenOverError when another runner owns it by now.
         """
         owner = None if state is None else self._owner
         self._writer.event(EventIn(call_id, kind, state, at, elapsed_ns, data, owner=owner))
@@ -81,8 +82,8 @@ class Ledger:
 
     def unsettled(self) -> list[Unsettled]:
         """Every call about which there is more to write, with the lease of its runner."""
-        with explain(self.path), self._reading:
-            return unsettled(self._reader)
+        with self._read() as reader:
+            return unsettled(reader)
 
     def sample(self, call_id: int, at: int, sample: Sample) -> bool:
         """Append a sample, durable within a second; False when it had to be dropped."""
@@ -114,14 +115,14 @@ class Ledger:
             f"AND kind IN ({Kind.CANCEL_REQUESTED.code}, {Kind.KILL_REQUESTED.code}) ORDER BY id"
         )
         kinds = tuple(Kind)
-        with explain(self.path), self._reading:
-            rows: list[Any] = self._reader.execute(statement, wanted).fetchall()
+        with self._read() as reader:
+            rows: list[Any] = reader.execute(statement, wanted).fetchall()
         return [Request(call_id, seq, kinds[kind], data) for call_id, seq, kind, data in rows]
 
     def keyed(self, key: str) -> str | None:
         """The uid of the call with this idempotency key."""
-        with explain(self.path), self._reading:
-            found = scalar(self._reader, "SELECT uid FROM call WHERE idempotency_key = ?", key)
+        with self._read() as reader:
+            found = scalar(reader, "SELECT uid FROM call WHERE idempotency_key = ?", key)
         return None if found is None else str(found)
 
     def forget(self, call_id: int) -> None:
@@ -129,7 +130,15 @@ class Ledger:
         self._writer.forget(call_id)
 
     def close(self) -> None:
-        """Write what is queued and close. Idempotent."""
+        """Write what is queued and close. Idempotent; nothing in a forked child, whose it is not to close."""
+        if self._writer.place.forked():
+            return
         with self._reading:
             self._reader.close()  # first: the last connection to close is the one that checkpoints
         self._writer.close()
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        self._writer.place.same_process()
+        with explain(self.path), self._reading:
+            yield self._reader

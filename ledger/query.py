@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from ledger.sqlite import sqlite3
+from ledger.sqlite import damaged, sqlite3
 from machine.errors import UsageError
 
 _ALLOWED = frozenset(
@@ -21,16 +22,17 @@ _ALLOWED = frozenset(
 
 
 def query(
-    connection: sqlite3.Connection, sql: str, values: Mapping[str, object]
+    connection: sqlite3.Connection, path: Path, sql: str, values: Mapping[str, object]
 ) -> tuple[list[str], Iterator[Sequence[Any]]]:
     """Carry out one query; -> the names of its columns, made unique, and its rows, as they are found.
 
-    UsageError when it is no SQL, is more than one statement, lacks a value, or would do anything but read.
+    UsageError when it is no SQL, is more than one statement, lacks a value, or would do anything but read; LedgerError
+    when the ledger at `path` cannot be read.
     """
     # The mode of the connection alone is not enough: ATTACH and VACUUM INTO make files elsewhere.
     connection.set_authorizer(_reading_only)
     connection.text_factory = _lenient
-    with _explained():
+    with _explained(path):
         cursor = connection.execute(sql, dict(values))
     if cursor.description is None:
         raise UsageError("sql: this is no query: it has no rows to show")
@@ -39,11 +41,11 @@ def query(
         from sqlite_utils.utils import dedupe_keys
 
         names = dedupe_keys(names)
-    return names, _fetched(cursor)
+    return names, _fetched(cursor, path)
 
 
-def _fetched(cursor: sqlite3.Cursor) -> Iterator[Sequence[Any]]:
-    with _explained():
+def _fetched(cursor: sqlite3.Cursor, path: Path) -> Iterator[Sequence[Any]]:
+    with _explained(path):
         # Not from the cursor itself: an abandoned generator would close it, after the connection is gone.
         yield from iter(cursor.fetchone, None)
 
@@ -58,9 +60,11 @@ def _lenient(text: bytes) -> str:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, sqlite3.Warning) as error:  # two statements are a Warning in some versions
         refused = "authoriz" in str(error)  # "not authorized", or "authorization denied"
+        if type(error) is sqlite3.DatabaseError and not refused:
+            raise damaged(path, error) from error
         raise UsageError(f"sql: {'a ledger is only read here' if refused else error}") from error

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 from ledger.account import CALLS, Row, account, conditions
 from ledger.lease import Unsettled, unsettled
 from ledger.query import query
-from ledger.sqlite import connect_reader, explain, has_reset_bug, scalar, sqlite3
+from ledger.sqlite import connect_reader, explain, has_reset_bug, scalar, sound, sqlite3, suspect
 from machine.errors import AmbiguousCallError, UnknownCallError, UsageError
 from machine.history import Past
 from machine.samples import METRICS
@@ -81,8 +81,11 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
-        self._connection.close()
+        """Close. LedgerError in place of an error that nobody expected, where the file is to blame for it."""
+        try:
+            suspect(self._connection, self.path, error)
+        finally:
+            self._connection.close()
 
     def resolve(self, text: str) -> int:
         """The call that a CALL means: an id, the newest of a name, part of an id, @last or @last-failed.
@@ -129,7 +132,7 @@ class Reader:
         For a live call the times count up to now, and CPU and memory are those of the latest samples.
         """
         call_id = self.resolve(call) if isinstance(call, str) else call
-        return account(self._rows(f"{CALLS} WHERE id = ?", (call_id,))[0], self._now())
+        return self._account(self._rows(f"{CALLS} WHERE id = ?", (call_id,))[0], self._now())
 
     def calls(
         self, last: int | None = None, *, live: bool = False, only: Sequence[tuple[str, str]] = ()
@@ -145,12 +148,13 @@ class Reader:
         values |= {"last": -1 if last is None else last, "live": live}
         rows = self._rows(f"{CALLS} WHERE id IN (SELECT * FROM ({newest}) UNION {alive}) {_NEWEST}", values)
         now = self._now()
-        return (account(row, now) for row in rows)
+        return (self._account(row, now) for row in rows)
 
     def events(self, call_id: int, after_seq: int = 0) -> list[Row]:
         """The events of a call after number `after_seq`: the view `events`, with `data` as an object."""
         rows = self._rows("SELECT * FROM events WHERE call_id = ? AND seq > ? ORDER BY seq", (call_id, after_seq))
-        return [{**row, "data": json.loads(row["data"])} for row in rows]
+        with sound(self.path):
+            return [{**row, "data": json.loads(row["data"])} for row in rows]
 
     def unsettled(self) -> list[Unsettled]:
         """Every call about which there is more to write, with the lease of its runner."""
@@ -211,7 +215,7 @@ class Reader:
 
     def query(self, sql: str, values: Mapping[str, object] | None = None) -> tuple[list[str], Iterator[Sequence[Any]]]:
         """Carry out one query of one's own; -> the names of its columns and its rows. See `ledger.query`."""
-        return query(self._connection, sql, values or {})
+        return query(self._connection, self.path, sql, values or {})
 
     def version(self) -> int:
         """Another number whenever another connection has written. Costs microseconds."""
@@ -241,6 +245,10 @@ class Reader:
             "sqlite": sqlite3.sqlite_version,
             "reset_bug": has_reset_bug(),
         }
+
+    def _account(self, row: Row, now: int) -> Row:
+        with sound(self.path):
+            return account(row, now)
 
     def _one(self, statement: str, *values: Any) -> Any:
         with explain(self.path):

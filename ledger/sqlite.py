@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -31,9 +31,12 @@ __all__ = [
     "SCHEMA_VERSION",
     "connect_reader",
     "connect_writer",
+    "damaged",
     "explain",
     "has_reset_bug",
+    "sound",
     "sqlite3",
+    "suspect",
     "transaction",
 ]
 
@@ -48,7 +51,10 @@ _WRITER = (
     "PRAGMA recursive_triggers = ON",
     "PRAGMA journal_size_limit = 67108864",
 )
-_READER = (f"PRAGMA busy_timeout = {BUSY_MS}", "PRAGMA query_only = ON")
+_PUZZLED = (ValueError, KeyError, TypeError, IndexError, AttributeError)
+"""What values that no whole ledger holds lead to."""
+_DAMAGE = ("no such", "malformed", "Could not decode", "vtable", "database corruption")
+"""How messages begin that SQLite and its binding do not count as damage, and that a whole ledger never gives."""
 
 
 def has_reset_bug(version: tuple[int, ...] | None = None) -> bool:
@@ -60,18 +66,22 @@ def has_reset_bug(version: tuple[int, ...] | None = None) -> bool:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open for appending; a missing or empty file becomes a ledger. Mode 0600, its folder 0700.
+    """Open for appending; a missing or empty file becomes a ledger (mode 0600, folder 0700), an older one is migrated.
 
-    LedgerError for what is not a ledger, is newer than this program, or cannot be written.
+    LedgerError for what is not a ledger, is newer than this program, damaged at first sight, or cannot be written.
     """
     with explain(path):
         _touch(path)
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        connection = _kind()(path, isolation_level=None, check_same_thread=False, cached_statements=64)
         try:
             for pragma in _WRITER:
                 connection.execute(pragma)
-            if _version(connection, path) == 0:
+            version = _version(connection, path)
+            if version == 0:
                 _create(connection)
+            elif version < SCHEMA_VERSION:
+                _migrate(connection)
+            _look(connection)
             # Fails now if it is read-only. In WAL mode beginning alone does not: something must be written.
             connection.execute("BEGIN IMMEDIATE").execute(f"PRAGMA user_version = {SCHEMA_VERSION}").execute("ROLLBACK")
         except BaseException:
@@ -80,25 +90,97 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open for reading only: such a connection neither writes nor checkpoints. The file must exist."""
+def _kind() -> type[sqlite3.Connection]:
+    if not has_reset_bug():
+        return sqlite3.Connection
+    from ledger.surroundings import Alone
+
+    return Alone
+
+
+def connect_reader(path: Path, *, as_is: bool = False) -> sqlite3.Connection:
+    """Open for reading only: such a connection neither writes nor checkpoints. The file must exist.
+
+    An older ledger is migrated first. Where it cannot be written it is read from a migrated copy, which lives as long
+    as the connection. `as_is`: whatever its version.
+    """
     with explain(path):
         if not path.exists():
             raise LedgerError(f"no ledger at {path} yet: record a call first (calls run IMAGE), or give --ledger FILE")
         _no_folder(path)
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-        if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
-            uri += "&immutable=1"  # a WAL ledger on read-only ground: nobody can be writing it
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        connection = _open_reader(path)
         try:
-            for pragma in _READER:
-                connection.execute(pragma)
-            if _version(connection, path) == 0:
+            version = _version(connection, path)
+            if version == 0:
                 raise LedgerError(f"{path} is empty: no call was recorded in it yet")
+            if version < SCHEMA_VERSION and not as_is:
+                connection = _migrated(connection, path)
+            connection.execute("PRAGMA query_only = ON")
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    if not os.access(path.parent, os.W_OK):
+        if not Path(f"{path}-wal").exists():
+            uri += "&immutable=1"  # a WAL ledger on read-only ground: nobody can be writing it
+        elif not Path(f"{path}-shm").exists():
+            return _open_aside(path)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+    return connection
+
+
+def _open_aside(path: Path) -> sqlite3.Connection:
+    # SQLite reads a WAL only where it can make an index for it.
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{folder}/ledger{suffix}")
+        with closing(sqlite3.connect(f"{folder}/ledger")) as source:
+            return _copy(source)
+
+
+def _copy(source: sqlite3.Connection) -> sqlite3.Connection:
+    # A database without a name is a temporary one: in memory, and in a temporary file as far as it is large.
+    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    try:
+        source.backup(copy)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _migrated(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    """An open reader of an older ledger -> a reader of a migrated one. The first is closed, or is to be on an error."""
+    try:
+        connect_writer(path).close()
+    except LedgerError as error:
+        if not _is_read_only(error.__cause__):
+            raise
+        migrated = _copy(connection)
+        try:
+            _migrate(migrated)
+        except BaseException:
+            migrated.close()
+            raise
+    else:
+        migrated = _open_reader(path)
+    connection.close()
+    return migrated
+
+
+def _is_read_only(error: BaseException | None) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # (one that a failpoint raises has none)
+        return code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -121,12 +203,38 @@ def explain(path: Path) -> Iterator[None]:
     """Turn SQLite's and the system's errors into one line that names the file and what to do."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise LedgerError(f"cannot use the ledger {path}: {_hint(str(error), path)}") from error
     except sqlite3.DatabaseError as error:
-        raise LedgerError(f"{path} is not a ledger, or is damaged: {error}") from error
+        if isinstance(error, sqlite3.OperationalError) and not str(error).startswith(_DAMAGE):
+            raise LedgerError(f"cannot use the ledger {path}: {_hint(str(error), path)}") from error
+        raise damaged(path, error) from error
+    except UnicodeDecodeError as error:  # of SQLite's own message: it names what it could not make sense of
+        raise damaged(path, error) from error
     except OSError as error:
         raise LedgerError(f"cannot use the ledger {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """As `explain`, for what is made of the values that were read."""
+    try:
+        yield
+    except _PUZZLED as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def suspect(connection: sqlite3.Connection, path: Path, error: BaseException | None) -> None:
+    """LedgerError when an error that nobody expected came of a file that SQLite itself finds damaged."""
+    if isinstance(error, _PUZZLED):
+        with explain(path):
+            found = scalar(connection, "PRAGMA quick_check(1)")
+        if found != "ok":
+            raise damaged(path, found) from error
+
+
+def damaged(path: Path, why: object) -> LedgerError:
+    """The error for a file that says what no ledger says."""
+    hint = "calls verify says what is still good, calls salvage saves it"
+    return LedgerError(f"{path} is not a ledger, or is damaged: {why} ({hint})")
 
 
 def _hint(message: str, path: Path) -> str:
@@ -162,6 +270,8 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         return 0
     if application != APPLICATION_ID:
         raise LedgerError(f"{path} is a SQLite file but not a ledger; give another file with --ledger")
+    if version < 1:
+        raise damaged(path, f"schema version {version}")
     if version > SCHEMA_VERSION:
         raise LedgerError(
             f"{path} has schema version {version}, this program knows {SCHEMA_VERSION}: use a newer call-ledger"
@@ -170,17 +280,34 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    from importlib.resources import files
     from uuid import uuid4
 
-    schema = files("ledger").joinpath("schema.sql").read_text(encoding="utf-8")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
     connection.execute("PRAGMA journal_mode = WAL")
     with transaction(connection, "create"):
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process may have been first
-            for statement in statements(schema):
+            for statement in schema():
                 connection.execute(statement)
             connection.execute("INSERT INTO meta VALUES ('ledger', ?)", (str(uuid4()),))
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    from ledger.migrations import migrate  # few need it, and it needs this module
+
+    migrate(connection)
+
+
+def _look(connection: sqlite3.Connection) -> None:
+    """Fails on damage that is seen in microseconds: a table that is gone, or does not begin where the schema says."""
+    tables = ("meta", "state", "kind", "rule", "metric", "event", "sample", "log", "call", "histogram", "lease")
+    connection.execute(f"SELECT {', '.join(f'(SELECT 1 FROM {table} LIMIT 1)' for table in tables)}").fetchone()
+
+
+def schema() -> Iterator[str]:
+    """The statements of schema.sql."""
+    from importlib.resources import files
+
+    return statements(files("ledger").joinpath("schema.sql").read_text(encoding="utf-8"))
 
 
 def statements(script: str) -> Iterator[str]:

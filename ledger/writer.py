@@ -1,8 +1,11 @@
 """The one thread that writes: group commit, transitions durable before they are acted on.
 
 Events are committed at once, together with everything queued before them; samples and output ride along
-and are durable with the next event or within a second. The queue is bounded: when it is full samples are
-dropped and counted, output waits, and an event is never dropped.
+and are durable with the next event or within a second.
+
+While the file cannot be written (full, locked, gone), events of calls that are under way go to a spool beside it and
+are durable there, samples and output are held, and new calls are refused. About once a second it is tried again: then
+all of it is appended, in its order.
 """
 
 from __future__ import annotations
@@ -10,48 +13,62 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 from ledger import lease
-from ledger.append import ChunkIn, EventIn, SampleIn, append_chunk, append_event, append_sample, last_seq
-from ledger.sqlite import connect_writer, explain, scalar, sqlite3, transaction
+from ledger.append import ChunkIn, EventIn, SampleIn
+from ledger.backlog import Backlog
+from ledger.batch import Batch, Series, unwritable
+from ledger.queue import Item, Posted, Queue
+from ledger.spool import take_in
+from ledger.sqlite import BUSY_MS, connect_writer, explain, scalar, sqlite3, transaction
+from ledger.surroundings import Place
 from machine.errors import LedgerError, RefusedError
 from machine.facts import Owner
 
-MAX_SAMPLES = 100_000
-MAX_CHUNK_BYTES = 16 * 2**20
-LINGER = 1.0
-GLANCE = 0.2
-"""How often, in seconds, the writer looks whether another process has written (a look costs microseconds)."""
-
-Item = tuple[EventIn, "Future[int]"] | SampleIn | ChunkIn
+RETRY = 1.0
+"""Seconds between two attempts to write what could not be written."""
+BRIEF_MS = 100
+"""How long such an attempt waits for a lock: others wait for it meanwhile."""
 
 
 class Writer:
     """Owns the writing connection. Safe to call from any thread; `close` writes what is queued."""
 
-    def __init__(self, path: Path, foreign: Callable[[], None] = lambda: None, owner: Owner | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        foreign: Callable[[], None] = lambda: None,
+        owner: Owner | None = None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Open (or create) the ledger; `foreign` is called when another process has written to it.
 
-        `owner`: the runner whose lease is taken with its first event, and renewed until `close`.
+        `owner`: the runner whose lease is taken with its first event, and renewed until `close`; what runners that
+        are gone have left in their spools is taken in. `warn` gets a line for a person.
         """
         self._path = path
         self._owner = owner
         self._beat_at = 0.0
         self._foreign = foreign
+        self._warn = warn
         self._connection = connect_writer(path)
-        self._queue: deque[Item] = deque()
-        self._wake = threading.Condition()
-        self._urgent = False
-        self._closing = False
-        self._samples = 0
-        self._chunk_bytes = 0
-        self._seqs: dict[tuple[str, int], int] = {}
-        self.dropped: defaultdict[int, int] = defaultdict(int)
-        self.lost: defaultdict[int, int] = defaultdict(int)
+        self.place = Place(path, warn)
+        self._queue = Queue()
+        self._seqs: dict[Series, int] = {}
+        self._over: deque[int] = deque()
+        self._backlog = Backlog(path, owner.runner if owner else None)
+        self._fault: Exception | None = None
+        self._again_at = 0.0
+        self._doubt = False
+        self.dropped, self.lost = self._queue.dropped, self._queue.lost
+        self.unwritten = ""
+        """After `close`: why something is missing from the ledger, and where it is; else empty."""
+        if owner is not None:
+            self._take_in()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -61,72 +78,52 @@ class Writer:
 
     def post(self, event: EventIn) -> Future[int]:
         """As `event`, without waiting: many at once share a commit. They are appended in the order of asking."""
-        written: Future[int] = Future()
-        with self._wake:
-            if self._closing:
-                raise LedgerError(f"the ledger {self._path} is closed")
-            self._queue.append((event, written))
-            self._urgent = True
-            self._wake.notify_all()
-        return written
+        self.place.same_process()
+        posted = Posted(event, Future())
+        if not self._queue.post([posted]):
+            raise LedgerError(f"the ledger {self._path} is closed")
+        return posted.written
 
     def sample(self, item: SampleIn) -> bool:
         """Queue a sample; False (and counted in `dropped`) when the queue is full."""
-        with self._wake:
-            if self._closing or self._samples >= MAX_SAMPLES:
-                self.dropped[item.call_id] += 1
-                return False
-            self._queue.append(item)
-            self._samples += 1
-        return True
+        self.place.same_process()
+        return self._queue.sample(item)
 
     def chunk(self, item: ChunkIn) -> None:
         """Queue a piece of output; waits while too much of it is queued."""
-        with self._wake:
-            while self._chunk_bytes >= MAX_CHUNK_BYTES and not self._closing:
-                self._urgent = True
-                self._wake.notify_all()
-                self._wake.wait()
-            self._queue.append(item)
-            self._chunk_bytes += len(item.data)
+        self.place.same_process()
+        self._queue.chunk(item)
+
+    def forget(self, call_id: int) -> None:
+        """Drop what is remembered of a call that is over."""
+        self._over.append(call_id)
 
     def close(self) -> None:
         """Write what is queued and close the file. Idempotent."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
+        self._queue.close()
         self._thread.join()
+
+    def _take_in(self) -> None:
+        try:
+            with explain(self._path):
+                take_in(self._connection, self._path, self._warn)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _run(self) -> None:
         version = self._version()
-        lingered = 0.0
         while True:
-            with self._wake:
-                if not (self._urgent or self._closing):
-                    self._wake.wait(GLANCE)
-                urgent, closing, self._urgent = self._urgent, self._closing, False
-                lingered += GLANCE
-                batch: list[Item] = []
-                if urgent or closing or lingered >= LINGER:
-                    batch, lingered = list(self._queue), 0.0
-                    self._queue.clear()
-                    self._samples = self._chunk_bytes = 0
-                    self._wake.notify_all()
-            if batch:
-                self._commit(batch)
-            if closing:
+            batch, last = self._queue.take()
+            self._write(batch)
+            if last:
                 self._end()
                 return
             self._beat()
+            self.place.glance()
             if version != (version := self._version()):
                 with contextlib.suppress(Exception):  # without this thread nobody could write any more
                     self._foreign()
-
-    def _end(self) -> None:
-        if self._owner is not None and self._beat_at:
-            with contextlib.suppress(sqlite3.Error):  # the process' end says the same
-                lease.end(self._connection, self._owner.runner)
-        self._connection.close()
 
     def _version(self) -> int:
         # Changes when another connection commits, never by our own commits.
@@ -135,92 +132,138 @@ class Writer:
         except sqlite3.Error:
             return 0  # the file cannot be read just now; the next look, or the next commit, tells
 
-    def _commit(self, batch: Sequence[Item]) -> None:
-        try:
-            ids = self._transact(batch)
-        except (sqlite3.OperationalError, OSError) as error:
-            self._fail(batch, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            if len(batch) == 1:
-                self._fail(batch, error)
-            else:  # one of them is illegal: the others must not suffer for it
-                for item in batch:
-                    self._commit([item])
-        else:
-            for item, call_id in zip(batch, ids, strict=True):
-                if not isinstance(item, SampleIn | ChunkIn):
-                    item[1].set_result(call_id)
-
-    def _transact(self, batch: Sequence[Item]) -> list[int]:
-        seqs = dict(self._seqs)
-        first = next((item[0] for item in batch if not isinstance(item, SampleIn | ChunkIn)), None)
-        with transaction(self._connection, str(first.kind) if first else "samples"):
-            begins = self._owner is not None and not self._beat_at and first is not None
-            if begins and self._owner is not None:
-                lease.take(self._connection, self._owner, time.time_ns())
-            owned: dict[int, bool] = {}
-            ids = [self._append(item, seqs, owned) for item in batch]
-        self._seqs = seqs
-        if begins:
-            self._beat_at = time.monotonic()
-        return ids
-
     def _beat(self) -> None:
         if self._owner is not None and self._beat_at and time.monotonic() - self._beat_at >= lease.BEAT:
             self._beat_at = time.monotonic()
-            with contextlib.suppress(sqlite3.Error):  # the next one may get through
+            with contextlib.suppress(Exception):  # the next one may get through
                 lease.beat(self._connection, self._owner.runner, time.time_ns())
 
-    def _append(self, item: Item, seqs: dict[tuple[str, int], int], owned: dict[int, bool]) -> int:
-        if not isinstance(item, SampleIn | ChunkIn):
-            return append_event(self._connection, item[0])
-        if not self._owns(item.call_id, owned):
-            self._count_lost(item)
-        elif isinstance(item, SampleIn):
-            append_sample(self._connection, self._next(seqs, "sample", item.call_id), item)
+    def _write(self, batch: list[Item]) -> None:
+        if self._fault is not None and (time.monotonic() >= self._again_at or not all(map(self._backlog.takes, batch))):
+            self._catch_up()
+        if self._fault is not None:
+            self._backlog.hold(batch, self._fault, self._refuse)
+        elif batch:
+            self._commit(batch)
+        if self._over and self._fault is None:
+            self._forget()
+
+    def _commit(self, batch: list[Item], *, apart: bool = False) -> None:
+        try:
+            answers: Sequence[int | Exception] = self._transact(batch, apart=apart)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
+            if unwritable(error):
+                self._get_stuck(error)
+                self._backlog.hold(batch, error, self._refuse)
+                return
+            if len(batch) > 1 and not apart:  # one of them is illegal: the others must not suffer for it
+                self._commit(batch, apart=True)
+                return
+            answers = [error] * len(batch)
+        self._answer(batch, answers)
+
+    def _transact(self, items: Sequence[Item], name: str = "", *, apart: bool) -> list[int | Exception]:
+        self.place.same_file()
+        events = [item.event for item in items if isinstance(item, Posted)]
+        owner = self._owner.runner if self._owner else None
+        batch = Batch(self._connection, self._seqs, owner, doubtful=self._doubt)
+        begins = bool(events) and not self._beat_at
+        if begins:
+            self._backlog.reserve(self._connection)
+        with transaction(self._connection, name or (str(events[0].kind) if events else "samples")):
+            if begins and self._owner is not None:
+                lease.take(self._connection, self._owner, time.time_ns())
+            append = batch.apart if apart else batch.append
+            answers = [append(item) for item in items]
+            self._doubt = True  # from here on an error does not mean that nothing was written
+        self._doubt = False
+        self._seqs.update(batch.seqs)
+        if begins:
+            self._beat_at = time.monotonic()
+        return answers
+
+    def _answer(self, items: Sequence[Item], answers: Sequence[int | Exception]) -> None:
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(item, Posted):
+                if not item.written.done():  # else it was in the spool
+                    self._tell(item, answer)
+            elif isinstance(answer, Exception):
+                self._queue.lose(item)
+        self._queue.done(items)
+
+    def _tell(self, posted: Posted, answer: int | Exception) -> None:
+        if isinstance(answer, Exception):
+            self._refuse(posted, answer)
         else:
-            append_chunk(self._connection, self._next(seqs, "log", item.call_id), item)
-        return item.call_id
+            with contextlib.suppress(sqlite3.Error):  # its end will not find room if nothing can be read either
+                self._backlog.own(posted.event, answer, self._connection)
+            posted.written.set_result(answer)
 
-    def _owns(self, call_id: int, owned: dict[int, bool]) -> bool:
-        """Whether the call is still this runner's; looked up once a transaction. What has no owner is everybody's."""
-        if self._owner is None:
-            return True
-        if call_id not in owned:
-            owned[call_id] = lease.owner_of(self._connection, call_id) == self._owner.runner
-        return owned[call_id]
-
-    def _count_lost(self, item: SampleIn | ChunkIn) -> None:
-        if isinstance(item, SampleIn):
-            self.dropped[item.call_id] += 1
-        else:
-            self.lost[item.call_id] += len(item.data)
-
-    def _next(self, seqs: dict[tuple[str, int], int], table: str, call_id: int) -> int:
-        key = table, call_id
-        if key not in seqs:
-            seqs[key] = last_seq(self._connection, table, call_id)
-        seqs[key] += 1
-        return seqs[key]
-
-    def _fail(self, batch: Sequence[Item], error: Exception) -> None:
-        for item in batch:
-            if isinstance(item, SampleIn | ChunkIn):
-                self._count_lost(item)
-            else:
-                item[1].set_exception(self._explained(item[0], error))
-
-    def _explained(self, event: EventIn, error: Exception) -> Exception:
+    def _refuse(self, posted: Posted, error: Exception) -> None:
+        event = posted.event
         if isinstance(error, sqlite3.IntegrityError):
-            return RefusedError(f"the ledger refused {event.kind} for call {event.call_id or event.uid}: {error}")
+            error = RefusedError(f"the ledger refused {event.kind} for call {event.call_id or event.uid}: {error}")
+        posted.written.set_exception(self._explained(error))
+
+    def _explained(self, error: Exception) -> Exception:
         try:
             with explain(self._path):
                 raise error
         except Exception as explained:  # noqa: BLE001 - handed to the thread that waits
             return explained
 
-    def forget(self, call_id: int) -> None:
-        """Drop what is remembered of a call that is over."""
-        with self._wake:
+    # While the file cannot be written.
+
+    def _get_stuck(self, error: Exception) -> None:
+        self._fault, self._again_at = error, time.monotonic() + RETRY
+        self._queue.stick(stuck=True)
+        self._be_patient(BRIEF_MS)
+
+    def _be_patient(self, milliseconds: int) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
+    def _catch_up(self) -> None:
+        """Append what is held; the spool is not needed any more."""
+        self._again_at = time.monotonic() + RETRY
+        try:
+            answers = self._transact(self._backlog.items, "catch-up", apart=True)
+        except Exception as error:  # noqa: BLE001 - there is a next time
+            self._fault = error
+            return
+        self._fault = None
+        self._answer(self._backlog.items, answers)
+        with contextlib.suppress(Exception):  # what stays in the spool is known by its look
+            self._backlog.clear()
+        self._queue.stick(stuck=False)
+        self._be_patient(BUSY_MS)
+
+    # The end.
+
+    def _forget(self) -> None:
+        while self._over:
+            call_id = self._over.popleft()
+            self._backlog.forget(call_id)
             for table in ("sample", "log"):
                 self._seqs.pop((table, call_id), None)
+
+    def _end(self) -> None:
+        if self._fault is not None:
+            self._be_patient(BUSY_MS)
+            self._catch_up()
+        with contextlib.suppress(Exception):
+            if self._fault is not None:
+                self._leave(self._fault)
+            elif self._owner is not None and self._beat_at:  # the process' end says the same
+                lease.end(self._connection, self._owner.runner)
+        self._backlog.close()
+        self._connection.close()
+
+    def _leave(self, fault: Exception) -> None:
+        spool, items = self._backlog.spool, self._backlog.items
+        if not items:
+            return
+        place = f"is in {spool.path} and is taken in at the next start" if spool else "is lost"
+        self.unwritten = f"{self._explained(fault)}; what was missing {place}"
+        self._warn(self.unwritten)
+        self._backlog.leave()

@@ -96,3 +96,21 @@ def command() -> Command:
         return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
     return run
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a disk of a size; -> where the ledger is to be on it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "test", str(place)], capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+        return place / "ledger.db"
+
+    yield mount
+    subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)

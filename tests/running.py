@@ -190,3 +190,13 @@ def discard(engine: docker.APIClient, uid: str) -> None:
 def shell(script: str) -> list[str]:
     """SCRIPT as a command of its own; in it "$@" is `calls`."""
     return ["sh", "-c", script, "sh", *COMMAND]
+
+
+def fill(path: Path) -> None:
+    """Leave no room on the disk of `path`."""
+    with (path.parent / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return

@@ -6,13 +6,13 @@ import os
 import sqlite3
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
 import pytest
 from ledgers import small
-from running import IMAGE, RUN, STAY, Said, calls, discard, kinds, shown, under, until
+from running import IMAGE, RUN, Said, calls, fill
 
 from ledger.sqlite import SCHEMA_VERSION
 
@@ -154,34 +154,6 @@ def test_a_folder_that_may_not_be_written(path: Path) -> None:
     )
 
 
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a disk of a size; -> where the ledger is to be on it."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(options: str) -> Path:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "test", str(place)], capture_output=True, check=False
-        )
-        if done.returncode != 0:
-            pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
-        return place / "ledger.db"
-
-    yield mount
-    subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
-
-
-def fill(path: Path) -> None:
-    """Leave no room on the disk of `path`."""
-    with (path.parent / "filler").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return
-
-
 @pytest.mark.parametrize("size", ["8k", "64k"])
 def test_a_disk_too_small_for_a_ledger(mounted: Callable[[str], Path], size: str, tmp_path: Path) -> None:
     path = mounted(f"size={size}")
@@ -214,28 +186,3 @@ def test_a_read_only_disk(mounted: Callable[[str], Path], tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
     assert calls("ps", "-a", "-q", "--ledger", str(path)).out.count(b"\n") == 10
     assert content(path) == before
-
-
-@pytest.mark.engine
-def test_a_disk_that_fills_up_meanwhile(
-    mounted: Callable[[str], Path], tmp_path: Path, engine: docker.APIClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What can no longer be recorded is ended, and its container kept: it is all the evidence there is."""
-    path = mounted("size=4m")
-    monkeypatch.setenv("CALLS_LEDGER", str(path))
-    gate = tmp_path / "gate"
-    gate.mkdir()
-    with under(*RUN, "--volume", f"{gate}:/gate", IMAGE, "sh", "-c", STAY) as call:
-        call.hear(b"up\n")
-        until(lambda: shown()["state"] == "running", "the start to be recorded")
-        fill(path)
-        (gate / "open").touch()
-        said = call.end()
-    assert said[:2] == (125, b"up\ndone\n")
-    assert said.err.decode().startswith(f"calls: cannot use the ledger {path}: ")
-    assert said.err.count(b"\n") == 1
-    (path.parent / "filler").unlink()
-    found = shown()
-    assert engine.inspect_container(found["id"])["State"]["ExitCode"] == 4
-    discard(engine, found["id"])
-    assert (found["state"], kinds()) == ("running", ["submitted", "prepared", "started"])

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import os
-import queue
-import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from contract import FAILS, LIMIT, STAYS, SUCCEEDS, Ear, local
+from processes import Prepare, ends, known, preparing, starting
 
 from calls.clock import SystemClock
-from driver.local import LocalContainer, LocalDriver
-from driver.local_meter import ProcessMeter, own_peak
-from driver.protocol import STDOUT, Died, Labels, Meter, OutputEnded, Sink, Unwatched
-from driver.sampler import Sampler
+from driver.local import LocalDriver
+from driver.local.meter import ProcessMeter
+from driver.protocol import STDOUT, Died, Labels, OutputEnded, Unwatched
 from machine.errors import DriverError, SpecError
-from machine.samples import METRICS, Sample
 from machine.spec import Spec
 from machine.states import Reason
 from machine.units import SECOND
-
-MIB = 2**20
-BURNS = "import time\nwhile time.process_time() < 0.3: pass\n"
-
-Prepare = Callable[..., tuple[LocalContainer, Ear]]
 
 
 @pytest.fixture
@@ -45,46 +35,14 @@ def driver() -> Iterator[LocalDriver]:
 @pytest.fixture
 def prepare(driver: LocalDriver) -> Iterator[Prepare]:
     """Prepare a command with options; -> its container, and the ear that hears of it."""
-    prepared: list[LocalContainer] = []
-
-    def prepare(*command: str, **options: Any) -> tuple[LocalContainer, Ear]:
-        ear = Ear(SystemClock())
-        spec = Spec.parse(driver="local", command=command, **options)
-        prepared.append(driver.prepare(f"call-{len(prepared)}", spec, ear))
-        return prepared[-1], ear
-
-    yield prepare
-    for container in prepared:
-        container.remove()
+    with preparing(driver) as prepare:
+        yield prepare
 
 
 @pytest.fixture
 def start(prepare: Prepare) -> Prepare:
     """As `prepare`, and started."""
-
-    def start(*command: str, **options: Any) -> tuple[LocalContainer, Ear]:
-        container, ear = prepare(*command, **options)
-        container.start()
-        return container, ear
-
-    return start
-
-
-def ends(pid: int) -> bool:
-    """Whether the process is over, or comes to its end now: whoever was killed needs a moment to die."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    over, _, _ = select.select([descriptor], [], [], LIMIT / SECOND)
-    os.close(descriptor)
-    return bool(over)
-
-
-def known(value: int | None) -> int:
-    """`value`, which must not be None."""
-    assert value is not None
-    return value
+    return starting(prepare)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +127,9 @@ def test_a_workdir_that_went_away(prepare: Prepare, tmp_path: Path) -> None:
     assert ear.until(Died).exit_code == 3
 
 
-def test_environment_and_workdir(start: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_and_workdir(
+    driver: LocalDriver, start: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ours, the call's labels, and what the spec sets; the spec has the last word, PATH included."""
     tool = tmp_path / "tool"
     tool.write_text("#!/bin/sh\necho $INHERITED $OVERRIDDEN $CALL_LEDGER_CALL $CALL_LEDGER_LEDGER; pwd\n")
@@ -179,7 +139,7 @@ def test_environment_and_workdir(start: Prepare, tmp_path: Path, monkeypatch: py
     env = {"OVERRIDDEN": "by the spec", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     _, ear = start("tool", env=env, workdir=str(tmp_path))
     ear.until(OutputEnded)
-    assert ear.said[STDOUT].decode() == f"yes by the spec call-0 ledger-of-tests\n{tmp_path}\n"
+    assert ear.said[STDOUT].decode() == f"yes by the spec call-0 {driver._labels.ledger}\n{tmp_path}\n"
 
 
 def test_facts_carry_the_drivers_clock(driver: LocalDriver) -> None:
@@ -194,66 +154,6 @@ def test_it_leads_a_session_of_its_own(start: Prepare) -> None:
     """No signal that a terminal has for us reaches it."""
     pid = known(start(*STAYS)[0].inspect().pid)
     assert os.getsid(pid) == os.getpgid(pid) == pid
-
-
-def test_without_interactive_the_input_is_empty(start: Prepare) -> None:
-    """It reads the end at once, whatever our own input is."""
-    _, ear = start("cat")
-    assert ear.until(Died).exit_code == 0
-
-
-@pytest.fixture
-def typist(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BufferedWriter]:
-    """Writes to our standard input."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, encoding="utf-8") as stdin, os.fdopen(writing, "wb") as typist:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        yield typist
-
-
-def test_input_is_passed_on_as_it_comes(start: Prepare, typist: io.BufferedWriter) -> None:
-    """Not only at its end; and its end is passed on as well."""
-    _, ear = start("cat", interactive=True)
-    typist.write(b"first")
-    typist.flush()
-    ear.until_said(STDOUT, b"first")
-    much = b"second" * (MIB // 4)
-    typist.write(much)
-    typist.close()
-    ear.until(OutputEnded)
-    assert ear.said[STDOUT] == b"first" + much
-    assert ear.until(Died).exit_code == 0
-
-
-def test_input_after_the_end_is_left_for_the_next(start: Prepare, typist: io.BufferedWriter) -> None:
-    """A call that has ended takes nothing from the one after it."""
-    _, first = start(*FAILS, interactive=True)
-    first.until(Died)
-    _, second = start("cat", interactive=True)
-    typist.write(b"for the second")
-    typist.close()
-    second.until(OutputEnded)
-    assert second.said[STDOUT] == b"for the second"
-
-
-def test_input_that_nobody_reads(start: Prepare, typist: io.BufferedWriter) -> None:
-    """It is no error to stop reading before the input ends."""
-    _, ear = start("sh", "-c", "exec <&-; echo closed; exec sleep 600", interactive=True)
-    ear.until_said(STDOUT, b"closed")
-    typist.write(b"to no avail")
-    typist.close()
-    for thread in threading.enumerate():
-        if thread.name == "stdin":
-            thread.join(LIMIT / SECOND)
-            assert not thread.is_alive()
-
-
-def test_input_from_memory(start: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where standard input is no file, what it holds is passed on."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from memory")))
-    _, ear = start("cat", interactive=True)
-    ear.until(OutputEnded)
-    assert ear.said[STDOUT] == b"from memory"
 
 
 def test_a_signal_is_told_from_an_exit_code(start: Prepare) -> None:
@@ -346,102 +246,3 @@ def test_an_exit_code_that_went_elsewhere(start: Prepare) -> None:
     assert lost.since <= lost.at
     assert container.inspect().status == "gone"
     assert container.totals() is None
-
-
-def test_cpu_time_is_exact(start: Prepare) -> None:
-    """Even of `true`, which no sampler ever saw; with the children that were waited for."""
-    short, short_ear = start(*SUCCEEDS)
-    family, family_ear = start("sh", "-c", f"{sys.executable} -c '{BURNS}'; true")
-    short_ear.until(Died)
-    family_ear.until(Died)
-    totals = short.totals()
-    assert totals is not None
-    assert 0 < known(totals.cpu_total_ns) < SECOND
-    assert totals.cpu_total_ns == known(totals.cpu_user_ns) + known(totals.cpu_kernel_ns)
-    assert known((family.totals() or Sample()).cpu_total_ns) >= 0.3 * SECOND
-
-
-def test_peak_memory_is_known_when_it_exceeds_ours(start: Prepare) -> None:
-    """A process starts out in the memory of its parent: up to that, its peak says nothing."""
-    large = own_peak() + 64 * MIB
-    container, ear = start(sys.executable, "-c", f"b'x' * {large}")
-    small, small_ear = start(*SUCCEEDS)
-    ear.until(Died)
-    small_ear.until(Died)
-    assert known((container.totals() or Sample()).mem_peak_bytes) >= large
-    assert (small.totals() or Sample(mem_peak_bytes=0)).mem_peak_bytes is None
-
-
-def test_samples_come_from_the_sampler(start: Prepare) -> None:
-    """One at once, then with rates; what is not measured is None; totals end them."""
-    sampler, samples = Sampler(), queue.SimpleQueue[Sample]()
-    container, _ = start(*STAYS)
-    container.observe(sampler, SECOND // 10, lambda _, sample: samples.put(sample))
-    first, second = (samples.get(timeout=LIMIT / SECOND) for _ in range(2))
-    container.totals()
-    sampler.close()
-    measured = {name for name in METRICS if getattr(first, name) is not None}
-    assert measured == {
-        *("cpu_total_ns", "cpu_user_ns", "cpu_kernel_ns", "mem_usage_bytes", "mem_rss_bytes"),
-        *("disk_read_bytes", "disk_write_bytes", "pids"),
-    }
-    assert first.cpu_total_pct is None
-    assert second.cpu_total_pct is not None
-
-
-class NoSampling:
-    """A Sampling that nobody may use."""
-
-    def add(self, meter: Meter, interval: int, sink: Sink) -> Callable[[], None]:
-        """Fail."""
-        pytest.fail(f"{meter} for {sink} each {interval} ns")
-
-
-def test_what_does_not_run_is_not_sampled(prepare: Prepare) -> None:
-    """Neither before its start nor after its end, and that is no error."""
-    container, ear = prepare(*SUCCEEDS)
-    container.observe(NoSampling(), SECOND, lambda *_: None)
-    container.start()
-    ear.until(Died)
-    container.observe(NoSampling(), SECOND, lambda *_: None)
-
-
-def test_counters_never_go_backwards(start: Prepare) -> None:
-    """Not even when a child ends that nobody waits for, and takes its share with it."""
-    keeps = f"{BURNS}kept = b'x' * {32 * MIB}\nprint(flush=True)\ntime.sleep(600)"
-    spawns = "import signal, subprocess, sys, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-    spawns += "subprocess.Popen([sys.executable, '-c', sys.argv[1]])\ntime.sleep(600)"
-    container, ear = start(sys.executable, "-c", spawns, keeps)
-    ear.until_said(STDOUT, b"\n")
-    pid = known(container.inspect().pid)
-    meter = ProcessMeter(pid)
-    before = meter.read()
-    assert before is not None
-    assert known(before.cpu_total_ns) >= 0.25 * SECOND
-    assert known(before.pids) >= 2
-    child = psutil.Process(pid).children()[0]
-    child.kill()
-    child.wait(LIMIT / SECOND)
-    after = meter.read()
-    assert after is not None
-    assert known(after.cpu_total_ns) >= known(before.cpu_total_ns)
-    assert known(before.mem_rss_bytes) - known(after.mem_rss_bytes) >= 32 * MIB
-    container.signal("KILL")
-    ear.until(Died)
-    assert meter.read() is None
-
-
-def test_totals_know_what_the_samples_knew(start: Prepare) -> None:
-    """A child that was never waited for is not in the kernel's account, but it was seen."""
-    container, ear = start("sh", "-c", f"{sys.executable} -c '{BURNS}print(flush=True);time.sleep(600)' & wait")
-    sampler, samples = Sampler(), queue.SimpleQueue[Sample]()
-    ear.until_said(STDOUT, b"\n")
-    container.observe(sampler, SECOND, lambda _, sample: samples.put(sample))
-    seen = samples.get(timeout=LIMIT / SECOND)
-    container.signal("KILL")
-    ear.until(Died)
-    totals = container.totals()
-    sampler.close()
-    assert totals is not None
-    assert known(totals.cpu_total_ns) >= known(seen.cpu_total_ns) >= 0.25 * SECOND
-    assert known(totals.mem_peak_bytes) >= known(seen.mem_usage_bytes)

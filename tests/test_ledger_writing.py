@@ -15,9 +15,10 @@ import pytest
 from chain import breaks
 from ledgers import START, Call, uid
 
-from ledger import writer
+from ledger import queue
 from ledger.append import EventIn
 from ledger.ledger import Ledger
+from ledger.queue import Posted
 from ledger.sqlite import connect_reader, sqlite3
 from machine import facts
 from machine.errors import LedgerError, RefusedError
@@ -54,7 +55,7 @@ def open_ledger(ledger: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples and output are not written before an event is."""
-    monkeypatch.setattr(writer, "LINGER", 1e9)
+    monkeypatch.setattr(queue, "LINGER", 1e9)
 
 
 def rows(path: Path, query: str, *values: object) -> list[Any]:
@@ -69,10 +70,7 @@ def note(number: int = 0) -> str:
 def together(ledger: Ledger, *events: EventIn) -> list[Future[int]]:
     """Queue events so that they are written in one group."""
     futures: list[Future[int]] = [Future() for _ in events]
-    with ledger._writer._wake:
-        ledger._writer._queue.extend(zip(events, futures, strict=True))
-        ledger._writer._urgent = True
-        ledger._writer._wake.notify_all()
+    ledger._writer._queue.post(map(Posted, events, futures))
     return futures
 
 
@@ -146,7 +144,7 @@ def test_after_closing_nothing_is_taken(ledger: Path) -> None:
 def test_samples_beyond_the_bound_are_dropped_and_counted(
     open_ledger: Ledger, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_SAMPLES", 5)
+    monkeypatch.setattr(queue, "MAX_SAMPLES", 5)
     call = Call(open_ledger, 1).start()
     kept = [open_ledger.sample(call.id, START, Sample(pids=number)) for number in range(8)]
     call.note(facts.Paused())
@@ -158,7 +156,7 @@ def test_samples_beyond_the_bound_are_dropped_and_counted(
 def test_when_the_queue_is_full_of_samples_events_still_get_through(
     open_ledger: Ledger, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_SAMPLES", 0)
+    monkeypatch.setattr(queue, "MAX_SAMPLES", 0)
     call = Call(open_ledger, 1).start()
     assert not open_ledger.sample(call.id, START, Sample())
     assert call.note(facts.Paused()).state is State.PAUSED
@@ -167,7 +165,7 @@ def test_when_the_queue_is_full_of_samples_events_still_get_through(
 def test_output_beyond_the_bound_waits_and_none_is_lost(
     open_ledger: Ledger, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_CHUNK_BYTES", 10)
+    monkeypatch.setattr(queue, "MAX_CHUNK_BYTES", 10)
     call = Call(open_ledger, 1).start()
     for number in range(20):
         call.write(1, number * 8, b"8 bytes.")

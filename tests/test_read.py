@@ -46,6 +46,7 @@ SHOWN = {
     "mem_peak_bytes": 4 * MIB,
     "samples": 2,
     "gaps": 0,
+    "pruned": [],
     "evidence": {"exits": {"die": 0, "inspect": 0}},
     "message": None,
     "container": "c" * 64,

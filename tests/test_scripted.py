@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
-import queue
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from contract import Ear
+from playing import SPEC, heard, play
 
-from driver import scripted
 from driver.protocol import (
     STDERR,
     STDOUT,
@@ -34,94 +31,6 @@ from machine.samples import Sample
 from machine.spec import Spec
 from machine.states import Reason
 from machine.units import SECOND
-
-SPEC = Spec.parse(driver="scripted", image="img", command=["anything"])
-
-
-def play(script: Script, *, start: bool = True) -> tuple[Schedule, ScriptedContainer, Ear]:
-    """A container of `script`, started, with the clock it lives by and the ear that hears of it."""
-    schedule = Schedule()
-    ear = Ear(schedule)
-    container = ScriptedDriver(schedule, script).prepare("u", SPEC, ear)
-    if start:
-        container.start()
-    return schedule, container, ear
-
-
-def heard(ear: Ear) -> list[Fact]:
-    """All facts that the script has in store for the next half minute."""
-    with suppress(queue.Empty):
-        while True:
-            ear.hear()
-    return ear.facts
-
-
-# The clock.
-
-
-def test_the_example_in_the_docstring() -> None:
-    """What is documented is executed."""
-    failed, attempted = doctest.testmod(scripted)
-    assert (failed, attempted > 0) == (0, True)
-
-
-def test_what_is_there_takes_no_time() -> None:
-    """An item that waits already is given at once, before anything that is due."""
-    schedule, items = Schedule(), queue.SimpleQueue[str]()
-    schedule.at(0, lambda: items.put("later"))
-    items.put("now")
-    assert [schedule.get(items, 0), schedule.get(items, 0)] == ["now", "later"]
-    assert schedule.monotonic() == 0
-
-
-def test_time_passes_up_to_the_item_and_no_further() -> None:
-    """Actions in between happen on the way, each at its time; both clocks go together."""
-    schedule, items, times = Schedule(wall=1000), queue.SimpleQueue[str](), list[int]()
-    schedule.at(30, lambda: items.put("item"))
-    schedule.at(20, lambda: times.append(schedule.wall()))
-    schedule.at(10, lambda: schedule.at(5, lambda: times.append(schedule.wall())))
-    schedule.at(40, lambda: times.append(schedule.wall()))
-    assert schedule.get(items, 100) == "item"
-    assert times == [1015, 1020]
-    assert (schedule.monotonic(), schedule.wall()) == (30, 1030)
-
-
-def test_a_timeout_takes_just_its_time() -> None:
-    """And leaves what is due later for later."""
-    schedule, items = Schedule(), queue.SimpleQueue[str]()
-    schedule.at(11, lambda: items.put("late"))
-    with pytest.raises(queue.Empty):
-        schedule.get(items, 10)
-    assert schedule.monotonic() == 10
-    assert schedule.get(items, 10) == "late"
-    assert schedule.monotonic() == 11
-
-
-def test_what_is_due_with_the_timeout_is_in_time() -> None:
-    """At one and the same instant the item wins; and first come is first served."""
-    schedule, items = Schedule(), queue.SimpleQueue[str]()
-    for name in ("a", "b"):
-        schedule.at(10, lambda name=name: items.put(name))  # type: ignore[misc]
-    assert [schedule.get(items, 10), schedule.get(items, 0)] == ["a", "b"]
-
-
-def test_waiting_for_ever_is_an_error() -> None:
-    """A test that would hang says so instead."""
-    with pytest.raises(RuntimeError, match="wait for ever"):
-        Schedule().get(queue.SimpleQueue(), None)
-
-
-@pytest.mark.parametrize("delay", [0, -5])
-def test_time_never_goes_back(delay: int) -> None:
-    """A delay or a timeout below zero is none."""
-    schedule, items = Schedule(), queue.SimpleQueue[str]()
-    schedule.advance(7)
-    schedule.at(delay, lambda: items.put("item"))
-    assert schedule.get(items, None) == "item"
-    with pytest.raises(queue.Empty):
-        schedule.get(items, delay)
-    assert schedule.monotonic() == 7
-
 
 # The script.
 
@@ -291,7 +200,7 @@ def test_a_pull_that_is_given_up() -> None:
     assert ear.pulls == []
 
 
-# Samples, records, and life after the runner.
+# Samples and records.
 
 
 @pytest.mark.parametrize(("ends_early", "count"), [(False, 3), (True, 2)])
@@ -329,27 +238,3 @@ def test_a_script_for_each_call() -> None:
     driver, ear = ScriptedDriver(schedule, lambda uid, _: scripts[uid]), Ear(schedule)
     driver.prepare("two", SPEC, ear).start()
     assert ear.until(Died).exit_code == 2
-
-
-def test_another_runner_adopts_what_goes_on() -> None:
-    """After `close` nothing is reported; whoever prepares the call again hears the rest of it."""
-    schedule = Schedule()
-    driver = ScriptedDriver(schedule, Script([writes(b"lost", after=1), exits(0, after=3)]))
-    first, second = Ear(schedule), Ear(schedule)
-    container = driver.prepare("u", SPEC, first)
-    container.start()
-    driver.close()
-    schedule.advance(2 * SECOND)
-    assert driver.prepare("u", SPEC, second) is container
-    assert container.start().engine_at == container.inspect().started_at
-    assert second.until(Died).exit_code == 0
-    assert (heard(first), first.said[STDOUT], container.starts) == ([], b"", 1)
-
-
-def test_a_removed_container_is_not_adopted() -> None:
-    """The call gets a new one."""
-    schedule = Schedule()
-    driver = ScriptedDriver(schedule, Script())
-    container = driver.prepare("u", SPEC, Ear(schedule))
-    container.remove()
-    assert driver.prepare("u", SPEC, Ear(schedule)) is not container

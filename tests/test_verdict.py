@@ -41,6 +41,7 @@ SEEN = st.builds(
     death_signal=st.none() | st.integers(1, 64),
     destroyed=st.booleans(),
     engine_lost=st.booleans(),
+    engine_stop=st.booleans(),
     awaiting_health=st.booleans(),
     error=st.none() | st.just("what the engine said"),
 )
@@ -98,6 +99,7 @@ ROWS: list[tuple[str, Evidence, tuple[State, Reason, str | None]]] = [
         (State.ERROR, Reason.DESTROYED, "KILL"),
     ),
     ("the engine died with it", ran(137, engine_lost=True), (State.ERROR, Reason.ENGINE_LOST, None)),
+    ("the engine stopped it as it came back", ran(0, engine_stop=True), (State.ERROR, Reason.ENGINE_LOST, None)),
     ("the engine lost track of it", ran(255, engine_lost=True), (State.ERROR, Reason.ENGINE_LOST, None)),
     ("the engine died, the container is gone", ran(None, engine_lost=True), (State.ERROR, Reason.ENGINE_LOST, None)),
     ("gone, nobody knows", ran(None), (State.ERROR, Reason.LOST, None)),

@@ -14,13 +14,14 @@ from calls.cli import words
 from calls.cli.common import news, takes_call, takes_ledger
 from calls.cli.render import TABLE, Column, Row, emit, formats, table
 from ledger.read import Reader
+from machine.states import Kind
 
 _COLUMNS = (  # wide enough for every kind and state: what follows later must stand below
     Column("SEQ", lambda event: str(event["seq"]), right=True),
     Column("T+", lambda event: f"{event['t_seconds']:.3f}", right=True, width=8),
     Column("EVENT", lambda event: event["kind"], width=16),
     Column("STATE", lambda event: event["state"], width=11, coloured=True),
-    Column("DATA", lambda event: words.pairs(_data(event)), fold=True),
+    Column("DATA", lambda event: words.pairs(said(event)), fold=True),
 )
 
 
@@ -54,9 +55,12 @@ def _follow(reader: Reader, call_id: int) -> Iterator[list[Row]]:
             return
 
 
-def _data(event: Row) -> dict[str, Any]:
+def said(event: Row) -> dict[str, Any]:
     """What a person wants to see of it, without nesting; --json has it all."""
     data = {name: value for name, value in event["data"].items() if name != "uid"}
+    if event["kind"] == Kind.PRUNED:  # the rest are digests
+        gone = [name for name in ("samples", "output", "events") if name in data]
+        return {"by": data.get("by"), "removed": ",".join(gone)}
     for nested in ("spec", "evidence"):
         for name, value in data.pop(nested, {}).items():
             data.setdefault(name, value)

@@ -61,7 +61,7 @@ def _lines(call: Row) -> Iterator[tuple[str, str]]:
     yield "asked", words.pairs({name: value for name, value in call["spec"].items() if name not in _SAID})
     for label in ("created", "started", "ended"):
         yield label, words.when(call[f"{label}_at"])
-    yield "took", _took(call)
+    yield "took", words.took(call)
     yield "cpu", words.span(call["cpu_seconds"])
     yield (
         "memory",
@@ -85,8 +85,3 @@ def _oom(call: Row) -> str:
     if call["oom"] is None:
         return ""
     return str(call["oom"]) + ("" if call["state"] == "killed" else ": memory ran out in it, but that did not end it")
-
-
-def _took(call: Row) -> str:
-    spans = [f"{name} {words.span(spent)}" for name, spent in call["seconds"].items() if spent and name != "total"]
-    return f"{words.span(call['seconds']['total'])}: {', '.join(spans)}"

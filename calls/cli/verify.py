@@ -12,8 +12,8 @@ import click
 from calls.cli import words
 from calls.cli.common import takes_ledger
 from calls.cli.progress import Progress
-from calls.cli.render import TABLE, Column, emit, formats, put, to_json
-from machine.errors import DriverError, UsageError
+from calls.cli.render import TABLE, Column, emit, formats, put, result, to_json
+from machine.errors import CallsError, UsageError
 
 _COLUMNS = (
     Column("CALL", lambda row: words.short(row["call"] or "")),
@@ -38,7 +38,11 @@ def command(ledger: Path, form: str, calls: tuple[str, ...], against: str | None
     if sum((bool(calls), head, against is not None)) > 1:
         raise click.UsageError("CALL, --head and --against exclude each other")
     if head:
-        return _head(ledger, form)
+        from ledger.verify import head_of
+
+        found = head_of(ledger)
+        result(form, {"head": found}, found)
+        return 0
     report = _report(ledger, calls, _digest(against) if against is not None else None)
     findings = report["findings"]
     if form == "json":
@@ -51,14 +55,6 @@ def command(ledger: Path, form: str, calls: tuple[str, ...], against: str | None
         for line in _summary(report):
             put(f"{line}\n")
     return int(not report["ok"])
-
-
-def _head(ledger: Path, form: str) -> int:
-    from ledger.verify import head
-
-    digest = head(ledger)
-    emit(form, [{"head": digest}], ()) if form != TABLE else put(f"{digest}\n")
-    return 0
 
 
 def _digest(text: str) -> bytes:
@@ -80,13 +76,12 @@ def _report(ledger: Path, calls: tuple[str, ...], against: bytes | None) -> dict
     if calls:
         with Reader(ledger) as reader:
             only = [reader.resolve(call) for call in calls]
-    with Progress("verify", "calls") as progress:
-        found = verify(ledger, only, against or b"", progress)
+    with Progress("verifying") as progress:
+        found = verify(ledger, only, against or b"", progress.show)
     report = found._asdict() | {"findings": [finding._asdict() for finding in found.findings]}
     then = report.pop("then")
     if against is not None:
-        report["extends"] = then is not None
-        report["events_then"] = then
+        report |= {"extends": then is not None and not found.findings, "events_then": then}
         if then is None:
             report["findings"].append(_finding("the ledger does not extend the one that had this head"))
     if not only:
@@ -108,10 +103,10 @@ def _containers(ledger: Path, findings: list[dict[str, Any]]) -> dict[str, Any]:
             suspects = orphans(ledger, first)
             if suspects:  # it may have been removed just now: look once more
                 suspects = sorted(set(suspects) & {leftover.uid for leftover in driver.leftovers()})
-    except DriverError as error:
+    except CallsError as error:
         return {"containers": None, "not_checked": str(error)}
-    for uid in suspects:
-        findings.append(_finding(f"orphan container {first[uid].container[:12]} ({first[uid].status})", uid))
+    orphaned = [(uid, first[uid]) for uid in suspects]
+    findings += [_finding(f"orphan container {each.container[:12]} ({each.status})", uid) for uid, each in orphaned]
     return {"containers": len(first)}
 
 
@@ -120,24 +115,26 @@ def _driver(ledger: Path) -> Iterator[Any]:
     from driver.docker import DockerDriver
     from driver.protocol import Labels
     from driver.pump import Pump
-    from ledger.read import Reader
+    from ledger.orphans import identity
 
-    with Reader(ledger) as reader:
-        ((identity,),) = reader.query("SELECT value FROM meta WHERE key = 'ledger'")[1]
-    with closing(Pump()) as pump, closing(DockerDriver(pump, Labels(identity, ""))) as driver:
+    with closing(Pump()) as pump, closing(DockerDriver(pump, Labels(identity(ledger), ""))) as driver:
         yield driver
 
 
 def _summary(report: dict[str, Any]) -> Iterator[str]:
-    counts = ", ".join(f"{report[name]} {name}" for name in ("calls", "events", "samples"))
-    count = len(report["findings"])
-    verdict = f"{count} finding{'s' * (count != 1)}" if count else "nothing wrong"
-    yield f"checked {counts}, {words.size(report['output_bytes'])} of output: {verdict}"
+    parts = [_counted(report[f"{word}s"], word) for word in ("call", "event", "sample")]
+    parts.append(f"{words.size(report['output_bytes'])} of output")
+    found = _counted(len(report["findings"]), "finding") if report["findings"] else "nothing wrong"
+    yield f"checked {', '.join(parts)}: {found}"
     if report["uncovered"]:
-        yield f"{report['uncovered']} rows of samples and output are not covered by an event yet"
+        yield f"{_counted(report['uncovered'], 'row')} of samples and output, not covered by an event yet"
     if report.get("extends"):
         yield f"it extends the ledger of that head: {report['events_then']} events then, {report['events']} now"
     if "not_checked" in report:
         yield f"containers: not checked ({report['not_checked']})"
     if report["head"]:
         yield f"head {report['head']}"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"

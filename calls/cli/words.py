@@ -26,6 +26,12 @@ def span(seconds: float | None) -> str:
     return "" if seconds is None else show_duration(round(seconds * SECOND))
 
 
+def took(call: Mapping[str, Any]) -> str:
+    """How long a call took, and in which states: `2.00s: preparing 0.25s, running 1.75s`."""
+    spans = [f"{name} {span(spent)}" for name, spent in call["seconds"].items() if spent and name != "total"]
+    return ": ".join(filter(None, (span(call["seconds"]["total"]), ", ".join(spans))))
+
+
 def size(count: float | None) -> str:
     """Bytes: `1.5KiB`; nothing for None."""
     return "" if count is None else show_size(count)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from driver.cgroup import CgroupMeter
-from driver.docker.engine import inspect
+from driver.docker.engine import inspect, kill, look, past_events
 from driver.docker.errors import speaking, status
-from driver.docker.streams import Attachment
+from driver.docker.events import ACTIONS, Handler
+from driver.docker.output import Output
 from driver.protocol import (
     Beginning,
     Destroyed,
@@ -21,14 +22,15 @@ from driver.protocol import (
     HealthStatus,
     Observation,
     OomKilled,
-    OutputEnded,
     Preparation,
     Sampling,
     Sink,
     Thawed,
+    Unreadable,
     Unwatched,
     Watcher,
 )
+from driver.scarcity import frugal
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
 from machine.signals import signal_name, signal_number
@@ -37,6 +39,7 @@ from machine.states import Reason
 
 if TYPE_CHECKING:
     from driver.docker.driver import DockerDriver
+    from driver.docker.events import EventReader
     from driver.docker.stats import StatsStream
 
 _SUBSCRIBE_SECONDS = 10
@@ -45,10 +48,12 @@ _LOOKS = (0.05, 0.2, 0.5, 1, 2, 5)
 
 
 class DockerContainer:
-    """See `driver.protocol.Container`. Made by `DockerDriver.prepare`."""
+    """See `driver.protocol.Container`. Made by `DockerDriver.prepare` and `recover`."""
 
-    def __init__(self, driver: DockerDriver, preparation: Preparation, watcher: Watcher, spec: Spec) -> None:
-        """The container exists and was not started by us yet."""
+    def __init__(
+        self, driver: DockerDriver, preparation: Preparation, watcher: Watcher, spec: Spec, since: int | None = None
+    ) -> None:
+        """The container exists. `since` (ns): another runner made it, and saw what happened up to then."""
         self.preparation = preparation
         self._driver = driver
         self._client = driver.client
@@ -56,7 +61,6 @@ class DockerContainer:
         self._watcher = watcher
         self._spec = spec
         self._beginning: Beginning | None = None
-        self._attachment: Attachment | None = None
         self._engine_at: int | None = None
         self._start_seen = threading.Event()
         self._own_signals: Counter[str] = Counter()
@@ -64,16 +68,31 @@ class DockerContainer:
         self._end_sampling: Callable[[], None] = lambda: None
         self._stream: StatsStream | None = None
         self._totals: Sample | None = None
-        self._events = driver.events  # kept: asking for it after the driver was closed would make another
-        self._events.listen(
-            self._id, self._event, lambda since, why: watcher.fact(Unwatched(time.time_ns(), since, why))
-        )
+        self._output = Output(driver, self._id, watcher)
+        self._since = since
+        self._whole: bool | None = None  # what `rejoin` said
+        self._told: set[tuple[str, int]] = set()
+        self._telling = threading.Lock()
+        self._discarded = False
+        self._events: EventReader | None = None
+        if since is None:
+            self._listen(driver.events, self._event)
+
+    def _listen(self, events: EventReader, handler: Handler) -> None:
+        self._events = events  # kept: asking for it after the driver was closed would make another
+        events.listen(self._id, handler, self._unwatched)
+
+    def _unwatched(self, since: int, why: str) -> None:
+        if self._events is not None and not self._events.blind:
+            self._output.resume()  # first: with the other news the call may turn out to have ended
+        self._watcher.fact(Unwatched(time.time_ns(), since, why))
 
     def start(self) -> Beginning:
         """Attach, then start, once. When no answer comes we look whether it began; it is never asked twice."""
         if self._beginning is None:
-            self._events.wait(_SUBSCRIBE_SECONDS)
-            self._attach()
+            if self._events is not None:
+                self._events.wait(_SUBSCRIBE_SECONDS)
+            self._output.attach(interactive=self._spec.interactive)
             try:
                 with self._driver.starting, speaking(Reason.START_REFUSED):
                     self._client.start(self._id)
@@ -82,37 +101,89 @@ class DockerContainer:
             except UnknownOutcomeError:
                 seen = self._look()
                 self._beginning = Beginning(seen.started_at, seen.pid)
+            except DriverError as error:
+                # A fault of the engine's own may have come after the deed; a refusal comes before it.
+                if (status(error) or 0) < 500 or (seen := self.inspect()).started_at is None:
+                    raise
+                self._beginning = Beginning(seen.started_at, seen.pid)
         return self._beginning
-
-    def _attach(self) -> None:
-        with speaking(Reason.START_REFUSED):
-            params = {"stdin": int(self._spec.interactive), "stdout": 1, "stderr": 1, "stream": 1}
-            raw = self._client.attach_socket(self._id, params=params)
-        self._attachment = Attachment(
-            raw, self._watcher.output, lambda: self._watcher.fact(OutputEnded(time.time_ns()))
-        )
-        self._driver.pump.add(self._attachment)
-        if self._spec.interactive:
-            self._attachment.feed()
 
     def _look(self) -> Observation:
         for seconds in _LOOKS:
             time.sleep(seconds)
             try:
                 seen = self.inspect()
-            except UnknownOutcomeError:
+            except DriverError:  # away or silent: either way it is still unknown
                 continue
             if seen.status != "created":
                 return seen
         raise UnknownOutcomeError(Reason.LOST, "the engine did not say whether the container was started")
+
+    def rejoin(self) -> bool:
+        """Hear of it from now on, and of its past; again: the same answer. See `Output.again` for what comes back."""
+        if self._whole is None:
+            if self._since is not None:
+                self._catch_up(self._since)
+            self._whole = self._output.again()
+        return self._whole
+
+    def _catch_up(self, since: int) -> None:
+        """Hear of events from now on, and before that of those which the engine remembers."""
+        events = self._driver.ledger_events
+        with self._telling:  # what comes meanwhile is told after what came before it
+            self._listen(events, self._event_once)
+            events.wait(_SUBSCRIBE_SECONDS)
+            until = time.time_ns()
+            try:
+                past = self._past(ACTIONS, since, until)
+            except UnknownOutcomeError as error:
+                self._watcher.fact(Unwatched(until, since, str(error)))
+                return
+            for event in past:
+                self._tell(*event)
+
+    def _past(self, actions: tuple[str, ...], since: int, until: int) -> list[tuple[str, int, dict[str, str]]]:
+        filters = {"container": self._id, "type": "container", "event": list(actions)}
+        found = past_events(self._client, filters, since, until)
+        return [(event["Action"], event["timeNano"], event["Actor"].get("Attributes") or {}) for event in found]
+
+    def _event_once(self, action: str, at: int, attributes: dict[str, str]) -> None:
+        with self._telling:
+            self._tell(action, at, attributes)
+
+    def _tell(self, action: str, at: int, attributes: dict[str, str]) -> None:
+        if (action, at) not in self._told:
+            self._told.add((action, at))
+            self._event(action, at, attributes)
+
+    def discard(self) -> bool:
+        """Remove it without force, since a start may still be under way; what ran after all is not said to have not."""
+        seen = self.inspect()
+        if seen.status == "gone" or seen.started_at is not None or seen.status != "created":
+            return self._discarded
+        try:
+            with speaking(Reason.ENGINE_LOST):
+                self._client.remove_container(self._id, v=True)
+        except DriverError as error:
+            if status(error) not in (404, 409):
+                raise
+            return False
+        self.close()
+        self._remove_parent()
+        self._discarded = not self._past(("start",), 1, time.time_ns())
+        return self._discarded
+
+    def environment(self) -> dict[str, str]:
+        """From the engine's record; empty when that is gone."""
+        found = look(self._client, self._id) or {"Config": {}}
+        return dict(entry.split("=", 1) for entry in found["Config"].get("Env") or () if "=" in entry)
 
     def signal(self, name: str) -> bool:
         """Send a signal; False when the container does not run."""
         with self._lock:
             self._own_signals[str(signal_number(name))] += 1
         try:
-            with speaking(Reason.ENGINE_LOST):
-                self._client.kill(self._id, signal=signal_number(name))
+            kill(self._client, self._id, signal_number(name))
         except DriverError as error:
             if status(error) in (404, 409, 500):
                 with self._lock:
@@ -140,13 +211,15 @@ class DockerContainer:
         if (pid or self.inspect().pid) is not None:
             from driver.docker.stats import StatsStream
 
-            self._stream = StatsStream(self._client, self._id, interval, sink)
+            with frugal():
+                self._stream = StatsStream(self._client, self._id, interval, sink)
 
     def totals(self) -> Sample | None:
         """The last reading, from the call's own parent group: exact, whether or not a sample was ever taken."""
         self._end_sampling()
         if self._stream is not None:
             self._stream.stop()
+            self._tell_unreadable(self._stream)
         parent = self.preparation.cgroup_parent
         if parent and self._totals is None:
             meter = CgroupMeter(self._driver.mounts, parent)
@@ -154,6 +227,11 @@ class DockerContainer:
             if meter.oom_kills():
                 self._watcher.fact(OomKilled(time.time_ns(), "cgroup"))
         return self._totals
+
+    def _tell_unreadable(self, stream: StatsStream) -> None:
+        if lost := stream.malformed:
+            stream.malformed = 0
+            self._watcher.fact(Unreadable(time.time_ns(), stream.began, lost, stream.example))
 
     def remove(self) -> None:
         """Remove the container, its anonymous volumes and its parent group."""
@@ -164,15 +242,20 @@ class DockerContainer:
         except DriverError as error:
             if status(error) not in (404, 409):  # else it is gone, or going
                 raise
+        self._remove_parent()
+
+    def _remove_parent(self) -> None:
         if self.preparation.cgroup_parent:
             self._driver.mounts.remove(self.preparation.cgroup_parent)
 
     def close(self) -> None:
-        """Let go of the connection and the events."""
+        """Let go of the connections and the events."""
         self._end_sampling()
-        self._events.forget(self._id)
-        if self._attachment is not None:
-            self._driver.pump.drop(self._attachment)
+        if self._stream is not None:
+            self._stream.stop()
+        if self._events is not None:
+            self._events.forget(self._id)
+        self._output.close()
 
     def _event(self, action: str, at: int, attributes: dict[str, str]) -> None:
         tell = self._watcher.fact
@@ -185,9 +268,9 @@ class DockerContainer:
             case "oom":
                 tell(OomKilled(at))
             case "kill" if not self._ours(attributes.get("signal", "9")):
-                tell(ForeignSignal(at, signal_name(int(attributes.get("signal", "9")))))
+                tell(ForeignSignal(at, signal_name(int(attributes.get("signal", "9"))), by_engine=self._restarted(at)))
             case "stop":  # we never ask for a stop: we send the signals of one
-                tell(ForeignSignal(at, self.preparation.stop_signal, stop=True))
+                tell(ForeignSignal(at, self.preparation.stop_signal, stop=True, by_engine=self._restarted(at)))
             case "pause":
                 tell(Froze(at))
             case "unpause":
@@ -196,6 +279,9 @@ class DockerContainer:
                 tell(Destroyed(at))
             case "health_status":
                 tell(HealthStatus(at, action.partition(":")[2].strip()))
+
+    def _restarted(self, at: int) -> bool:
+        return self._events is not None and self._events.restarted(at)
 
     def _ours(self, signal: str) -> bool:
         with self._lock:

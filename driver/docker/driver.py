@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
 from driver.docker.config import create_request
 from driver.docker.container import DockerContainer
-from driver.docker.engine import connect, health_check, is_local, nanoseconds, stop_signal
+from driver.docker.engine import condition, connect, health_check, is_local, look, nanoseconds, stop_signal
 from driver.docker.errors import speaking, status
 from driver.docker.events import EventReader
-from driver.protocol import LABEL, Labels, Preparation, Watcher
+from driver.protocol import LABEL, Labels, Leftover, Preparation, Trace, Watcher
 from driver.pump import Pump
+from driver.scarcity import frugal
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.spec import Spec
 from machine.states import Reason
@@ -27,6 +29,10 @@ from machine.states import Reason
 STARTS = 4 + 2 * (os.cpu_count() or 2)
 """How many starts are asked for at once. More of them only get into each other's way in the engine: on two
 cores 8 at once gave 8.8 calls a second, 32 at once 7.9 (benchmarks/README.md)."""
+
+
+_AGAIN = (0.2, 1, 2)
+"""How long after a create that was not answered the next one is asked for."""
 
 
 class DockerDriver:
@@ -41,7 +47,7 @@ class DockerDriver:
         self.starting = threading.BoundedSemaphore(STARTS)
         self._lock = threading.Lock()
         self._digests: dict[tuple[str | None, str], str] = {}
-        self._events: EventReader | None = None
+        self._readers: dict[str, EventReader] = {}
         self._parents = True
         self.mounts: Mounts = mounts()
 
@@ -52,11 +58,19 @@ class DockerDriver:
 
     @property
     def events(self) -> EventReader:
-        """The one reader of events."""
-        with self._lock:
-            if self._events is None:
-                self._events = EventReader(self.client, f"{LABEL}runner={self._labels.runner}")
-            return self._events
+        """The one reader of events, of what this runner made."""
+        return self._reader(f"{LABEL}runner={self._labels.runner}")
+
+    @property
+    def ledger_events(self) -> EventReader:
+        """The one reader of events for what other runners of this ledger made; there is none before it is needed."""
+        return self._reader(f"{LABEL}ledger={self._labels.ledger}")
+
+    def _reader(self, label: str) -> EventReader:
+        with self._lock, frugal():
+            if label not in self._readers:
+                self._readers[label] = EventReader(self.client, label)
+            return self._readers[label]
 
     @property
     def sees_groups(self) -> bool:
@@ -82,33 +96,83 @@ class DockerDriver:
             images.pull(self.client, spec.image or "", watcher)
             container, warnings, parent = self._create(uid, spec, parent)
         try:
-            preparation = self._preparation(container, spec, parent, warnings)
+            preparation = self._prepared(container, spec, parent, warnings)
         except DriverError:
             self._discard(container)
             raise
         return DockerContainer(self, preparation, watcher, spec)
 
+    def recover(self, uid: str, spec: Spec, watcher: Watcher, trace: Trace) -> DockerContainer | None:
+        """By the recorded container, else by its name, which is the call's id; a namesake of others is not it."""
+        found = look(self.client, trace.container or uid)
+        if found is None or not self._ours(found, uid):
+            return None
+        # Only a parent group that we gave it is ours to read, and to remove.
+        parent = _parent_of(uid) if found["HostConfig"].get("CgroupParent") == _parent_of(uid) else None
+        preparation = self._preparation(found, spec, parent, (), trace.image_digest)
+        return DockerContainer(self, preparation, watcher, spec, trace.since)
+
+    def _ours(self, found: dict[str, Any], uid: str) -> bool:
+        labels = found["Config"].get("Labels") or {}
+        return bool(labels.get(f"{LABEL}ledger") == self._labels.ledger and labels.get(f"{LABEL}call") == uid)
+
+    def leftovers(self) -> list[Leftover]:
+        """By their label."""
+        with speaking(Reason.LOST):
+            found = self.client.containers(all=True, filters={"label": f"{LABEL}ledger={self._labels.ledger}"})
+        return [
+            Leftover(
+                uid=each["Labels"].get(f"{LABEL}call", ""),
+                runner=each["Labels"].get(f"{LABEL}runner", ""),
+                container=each["Id"],
+                status=condition(each["State"]),
+                created_at=each["Created"] * 10**9,
+            )
+            for each in found
+        ]
+
+    def reap(self, leftover: Leftover) -> None:
+        """With its anonymous volumes and its parent group."""
+        try:
+            with speaking(Reason.ENGINE_LOST):
+                self.client.remove_container(leftover.container, v=True, force=True)
+        except DriverError as error:
+            if status(error) not in (404, 409):  # else it is gone, or going
+                raise
+        self.mounts.remove(_parent_of(leftover.uid))
+
     def _create(self, uid: str, spec: Spec, parent: str | None) -> tuple[str, tuple[str, ...], str | None]:
         """-> the container, the engine's warnings, and the parent group that it really has."""
         request = create_request(self.client, spec, self._labels.of(uid), parent)
-        try:
-            with speaking(Reason.CREATE_REFUSED):
-                answer = self.client.create_container_from_config(request, name=uid)
-                return answer["Id"], tuple(answer.get("Warnings") or ()), parent
-        except UnknownOutcomeError:
-            return self._adopt(uid), (), parent
-        except DriverError as error:
-            if status(error) == 409:
-                return self._adopt(uid), (), parent
-            if parent and "cgroup-parent" in str(error):
-                self._parents = False  # an engine that wants systemd slices: no exact totals then
-                return self._create(uid, spec, None)
-            raise
+        failed: DriverError | None = None
+        for seconds in _AGAIN:  # safely: there is one container of a name
+            try:
+                with speaking(Reason.CREATE_REFUSED):
+                    answer = self.client.create_container_from_config(request, name=uid)
+                    return answer["Id"], tuple(answer.get("Warnings") or ()), parent
+            except DriverError as error:
+                if parent and "cgroup-parent" in str(error):
+                    self._parents = False  # an engine that wants systemd slices: no exact totals then
+                    return self._create(uid, spec, None)
+                taken, unknown = status(error) == 409, isinstance(error, UnknownOutcomeError)
+                if not (taken or unknown) and (status(error) or 0) < 500:
+                    raise
+                if (found := self._adopt(uid)) is not None:
+                    return found, (), parent
+                if not (taken or unknown):
+                    raise
+                failed = error
+            time.sleep(seconds)
+        raise failed or DriverError(Reason.CREATE_REFUSED, "the engine does not create it")
 
-    def _adopt(self, uid: str) -> str:
-        """The container that has this call's name, if it is this call's; a namesake of others is an error."""
-        with speaking(Reason.CREATE_REFUSED):
-            found = self.client.inspect_container(uid)
+    def _adopt(self, uid: str) -> str | None:
+        """The container that has this call's name, if it is there and can be seen; a namesake of others is an error."""
+        try:
+            found = look(self.client, uid)
+        except UnknownOutcomeError:
+            return None
+        if found is None:
+            return None
         if not self._labels.of(uid).items() <= (found["Config"].get("Labels") or {}).items():
             raise DriverError(Reason.CREATE_REFUSED, f"a container named {uid} exists and is not this call's")
         return str(found["Id"])
@@ -117,17 +181,27 @@ class DockerDriver:
         with contextlib.suppress(DriverError), speaking(Reason.ENGINE_LOST):
             self.client.remove_container(container, v=True, force=True)
 
-    def _preparation(self, container: str, spec: Spec, parent: str | None, warnings: tuple[str, ...]) -> Preparation:
+    def _prepared(self, container: str, spec: Spec, parent: str | None, warnings: tuple[str, ...]) -> Preparation:
         with speaking(Reason.CREATE_REFUSED):
             found = self.client.inspect_container(container)
+        return self._preparation(found, spec, parent, warnings)
+
+    def _preparation(
+        self,
+        found: dict[str, Any],
+        spec: Spec,
+        parent: str | None,
+        warnings: tuple[str, ...],
+        digest: str | None = None,
+    ) -> Preparation:
         image_id = found["Image"]
         key = spec.image, image_id
-        if key not in self._digests:
+        if digest is None and key not in self._digests:
             self._digests[key] = images.digest(self.client, spec.image, image_id)
         return Preparation(
-            container=container,
+            container=found["Id"],
             image_id=image_id,
-            image_digest=self._digests[key],
+            image_digest=digest or self._digests[key],
             cgroup_parent=parent,
             stop_signal=stop_signal(found),
             health=health_check(found),
@@ -137,7 +211,7 @@ class DockerDriver:
     def _parent(self, uid: str) -> str | None:
         # Only root can remove it again, and only where the engine's groups are ours to see.
         if self._parents and os.geteuid() == 0 and self.sees_groups and not Path("/run/systemd/system").exists():
-            return f"/call-{uid}"
+            return _parent_of(uid)
         return None
 
     def group_of(self, preparation: Preparation, pid: int | None) -> str | None:
@@ -177,8 +251,13 @@ class DockerDriver:
 
     def close(self) -> None:
         """End the event reader and close the connection. Idempotent."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        with self._lock:
+            readers, self._readers = self._readers, {}
+        for reader in readers.values():
+            reader.close()
         if "client" in self.__dict__:
             self.client.close()
+
+
+def _parent_of(uid: str) -> str:
+    return f"/call-{uid}"

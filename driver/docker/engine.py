@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import docker
 import docker.errors
-from docker.transport import UnixHTTPAdapter
 
-from driver.docker.errors import plain, speaking, status
+from driver.docker.errors import plain, root_of, speaking, status
+from driver.docker.transport import OnePool
 from driver.protocol import HealthCheck, Observation
+from driver.scarcity import shortage
 from machine.errors import DriverError
 from machine.signals import signal_name, signal_number
 from machine.states import Reason
@@ -20,40 +22,30 @@ from machine.states import Reason
 _OLDEST_API = "1.40"
 _POOL = 64  # idle connections kept
 _TIMEOUT = 60  # seconds for one answer; "no answer" then means unknown, never failed
+_PROMPT = 10  # the same for what an engine answers at once, or not at all: a conductor waits for it
 _NEVER = "0001-"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+_ENDED = ("exited", "dead", "removing")
 _REAL_TIME = re.compile(r"SIG(RTMIN|RTMAX)([+-]\d+)?")  # as the images of systemd have it
 _REAL_TIME_BASE = {"RTMIN": 34, "RTMAX": 64}  # the engine's numbers
 _HEALTH_DEFAULTS = (("Interval", 30), ("Timeout", 30), ("Retries", 3), ("StartPeriod", 0))
-
-
-class _OnePool(UnixHTTPAdapter):  # type: ignore[misc] # docker-py is untyped
-    """One pool of connections for one socket file.
-
-    docker-py makes a pool for every URL, and each call has URLs of its own: no connection would ever be used
-    again, and a pool that is dropped while in use ends in an AttributeError (docker-py 7.2, urllib3 2.8).
-    """
-
-    def get_connection(self, url: str, proxies: Any = None) -> Any:
-        """The pool."""
-        del url
-        return super().get_connection("http+docker://localhost", proxies)
 
 
 def connect() -> docker.APIClient:
     """The engine of DOCKER_HOST, the current docker context or the default socket. DriverError without one."""
     try:
         client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
-        # What `version="auto"` does costs the engine 12 ms (it runs runc to ask for its version); a ping 1 ms.
-        ping = client.get(client.base_url + "/_ping", timeout=_TIMEOUT)
         if is_local(client):
             client.trust_env = False  # else each request looks through our environment for proxies
-            socket = client.get_adapter(client.base_url)
-            client.mount(client.base_url, _OnePool(socket.socket_path, _TIMEOUT, max_pool_size=_POOL))
+            client.mount(client.base_url, OnePool(client.get_adapter(client.base_url).socket_path, _TIMEOUT, _POOL))
+        # What `version="auto"` does costs the engine 12 ms (it runs runc to ask for its version); a ping 1 ms.
+        ping = client.get(client.base_url + "/_ping", timeout=_TIMEOUT)
         client._version = ping.headers.get("Api-Version", _OLDEST_API)  # noqa: SLF001
         return client
     except (docker.errors.DockerException, OSError, ValueError) as error:
         # (requests' errors are OSErrors)
+        if (missing := shortage(root_of(error))) is not None:
+            raise DriverError(Reason.RESOURCES, missing) from error
         where = os.environ.get("DOCKER_HOST") or "the current docker context or unix:///var/run/docker.sock"
         raise DriverError(
             Reason.ENGINE_UNAVAILABLE,
@@ -75,29 +67,60 @@ def is_local(client: docker.APIClient) -> bool:
     return str(client.base_url).startswith("http+docker://localhost")
 
 
-def inspect(client: docker.APIClient, container: str) -> Observation:
-    """The container as the engine knows it; status `gone` when it does not."""
+# docker-py has one timeout for all requests: what needs its own is asked for one level below.
+
+
+def look(client: docker.APIClient, container: str) -> dict[str, Any] | None:
+    """The engine's record of a container; None when it has none."""
     try:
         with speaking(Reason.LOST):
-            return observation(client.inspect_container(container))
+            answer = client._get(client._url("/containers/{0}/json", container), timeout=_PROMPT)  # noqa: SLF001
+            return dict(client._result(answer, json=True))  # noqa: SLF001
     except DriverError as error:
         if status(error) == 404:
-            return Observation("gone")
+            return None
         raise
+
+
+def inspect(client: docker.APIClient, container: str) -> Observation:
+    """The container as the engine knows it; status `gone` when it does not."""
+    found = look(client, container)
+    return Observation("gone") if found is None else observation(found)
+
+
+def kill(client: docker.APIClient, container: str, signal: int) -> None:
+    """Send a signal."""
+    with speaking(Reason.ENGINE_LOST):
+        url = client._url("/containers/{0}/kill", container)  # noqa: SLF001
+        client._raise_for_status(client._post(url, params={"signal": signal}, timeout=_PROMPT))  # noqa: SLF001
+
+
+def past_events(client: docker.APIClient, filters: dict[str, Any], since: int, until: int) -> list[dict[str, Any]]:
+    """What the engine remembers (the last 256 events, of all that it does) between two instants (ns)."""
+    with speaking(Reason.LOST):
+        params = {"since": stamp(since), "until": stamp(until), "filters": docker.utils.convert_filters(filters)}
+        answer = client._get(client._url("/events"), params=params, timeout=_PROMPT)  # noqa: SLF001
+        client._raise_for_status(answer)  # noqa: SLF001
+        return [json.loads(line) for line in answer.content.splitlines() if line.strip()]
+
+
+def log(client: docker.APIClient, container: str, *, follow: bool) -> Any:
+    """The output that the engine has kept, and if we `follow` it what comes: the answer, not read yet."""
+    with speaking(Reason.LOST):
+        params = {"follow": int(follow), "stdout": 1, "stderr": 1}
+        answer = client._get(client._url("/containers/{0}/logs", container), params=params, stream=True)  # noqa: SLF001
+        client._raise_for_status(answer)  # noqa: SLF001
+        return answer
 
 
 def observation(found: dict[str, Any]) -> Observation:
     """An inspect answer in our words."""
     state = found["State"]
-    ended = state["Status"] in ("exited", "dead", "removing")
+    ended = state["Status"] in _ENDED
     health = state.get("Health") or {}
     probes = health.get("Log") or [{}]
     return Observation(
-        status=state["Status"]
-        if state["Status"] in ("created", "running", "paused")
-        else "exited"
-        if ended
-        else "running",
+        status=condition(state["Status"]),
         exit_code=state["ExitCode"] if ended else None,
         started_at=nanoseconds(state.get("StartedAt")),
         finished_at=nanoseconds(state.get("FinishedAt")) if ended else None,
@@ -107,6 +130,13 @@ def observation(found: dict[str, Any]) -> Observation:
         health_output=(probes[-1].get("Output") or "").strip()[-1024:] or None,
         pid=state.get("Pid") or None,
     )
+
+
+def condition(status: str) -> Literal["created", "running", "paused", "exited"]:
+    """The engine's word for it in ours: one that restarts runs, one that is being removed has ended."""
+    if status in _ENDED:
+        return "exited"
+    return status if status in ("created", "paused") else "running"  # type: ignore[return-value]
 
 
 def health_check(found: dict[str, Any]) -> HealthCheck | None:
@@ -129,6 +159,11 @@ def stop_signal(found: dict[str, Any]) -> str:
         return signal_name(signal_number(name))
     except ValueError:
         return "TERM"  # a name that only the engine knows: what it does when there is none
+
+
+def stamp(at: int) -> str:
+    """Ns since the epoch as the engine takes them."""
+    return f"{at // 10**9}.{at % 10**9:09d}"
 
 
 def nanoseconds(text: str | None) -> int | None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import docker.errors
 import requests.exceptions
 
+from driver.scarcity import UNDONE, shortage
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.states import Reason
 
@@ -30,13 +31,19 @@ _START = (
 
 @contextmanager
 def speaking(reason: Reason) -> Iterator[None]:
-    """Around a request: a refusal becomes DriverError(reason), no answer becomes UnknownOutcomeError."""
+    """Around a request: a refusal becomes DriverError(reason), no answer becomes UnknownOutcomeError.
+
+    Without descriptors or memory for it the reason is RESOURCES, whatever was asked.
+    """
     try:
         yield
     except docker.errors.APIError as error:
         raise DriverError(_refined(reason, words(error)), words(error)) from error
-    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
-        root = _root(error)
+    except (requests.exceptions.RequestException, docker.errors.DockerException, OSError, MemoryError) as error:
+        root = root_of(error)
+        if (missing := shortage(root)) is not None:
+            kind = DriverError if getattr(root, "errno", None) in UNDONE else UnknownOutcomeError
+            raise kind(Reason.RESOURCES, missing) from error
         if isinstance(root, _NO_ENGINE) or isinstance(error, requests.exceptions.ConnectTimeout):
             raise DriverError(Reason.ENGINE_UNAVAILABLE, f"the Docker Engine does not answer: {plain(root)}") from error
         if isinstance(error, requests.exceptions.RequestException | OSError):
@@ -77,7 +84,7 @@ def _match(table: tuple[tuple[str, Reason], ...], message: str, otherwise: Reaso
     return next((reason for pattern, reason in table if re.search(pattern, message, re.IGNORECASE)), otherwise)
 
 
-def _root(error: BaseException) -> BaseException:
+def root_of(error: BaseException) -> BaseException:
     """The innermost cause: requests and urllib3 wrap the operating system's error several times, as arguments."""
     seen: set[int] = set()
     while id(error) not in seen:

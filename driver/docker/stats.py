@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import docker
 import docker.errors
-import requests.exceptions
 
+from driver.docker.unending import BROKEN, Unending
 from driver.protocol import Sink
 from machine.samples import Sample, with_rates
 
 _LONGEST = 1 << 20  # a line longer than this is no stats document
+_RETRY_SECONDS = 1
+_EXAMPLE = 1024  # bytes of the first malformed line that are kept
 
 
 class StatsStream:
@@ -27,34 +29,37 @@ class StatsStream:
         self._container = container
         self._interval = interval
         self._sink = sink
-        self._response: Any = None
+        self._answer: Unending | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
+        self.began = time.time_ns()
         self.malformed = 0
-        self.last: Sample | None = None
+        self.example = ""  # how the first malformed line begins
         threading.Thread(target=self._run, name="engine-stats", daemon=True).start()
 
     def stop(self) -> None:
         """No sample comes after this. Idempotent."""
         with self._lock:
             self._stopped.set()
-        if self._response is not None:
-            self._response.close()
+        if self._answer is not None:
+            self._answer.end()
 
     def _run(self) -> None:
-        try:
-            # Not client.stats: one malformed document would silence its decoder for good.
-            url = self._client._url("/containers/{0}/stats", self._container)  # noqa: SLF001
-            self._response = self._client._get(url, params={"stream": 1}, stream=True, timeout=None)  # noqa: SLF001
-            self._read(self._response.raw.stream(65536, decode_content=False))
-        except (
-            requests.exceptions.RequestException,
-            docker.errors.DockerException,
-            OSError,
-            ValueError,
-            AttributeError,
-        ):
-            return  # the runner sees the silence as a gap
+        # Not client.stats: one malformed document would silence its decoder for good.
+        url = self._client._url("/containers/{0}/stats", self._container)  # noqa: SLF001
+        while not self._stopped.is_set():
+            try:
+                self._answer = Unending(self._client, url, {"stream": 1})
+            except docker.errors.NotFound:
+                return
+            except BROKEN:
+                self._stopped.wait(_RETRY_SECONDS)
+                continue  # the runner sees the silence as a gap
+            try:
+                self._read(iter(() if self._stopped.is_set() else self._answer))
+            finally:
+                self._answer.close()
+            self._stopped.wait(_RETRY_SECONDS)
 
     def _read(self, pieces: Iterator[bytes]) -> None:
         before, before_at = None, 0
@@ -68,37 +73,47 @@ class StatsStream:
                     return
                 self._sink(time.time_ns(), with_rates(sample, now, before, before_at))
             before, before_at = sample, now
-            self.last = sample
 
-    def _bad(self) -> None:
+    def _bad(self, line: bytes) -> None:
         self.malformed += 1
+        self.example = self.example or line[:_EXAMPLE].decode(errors="replace")
 
 
-def documents(pieces: Iterator[bytes], bad: Callable[[], None]) -> Iterator[dict[str, Any]]:
-    """JSON objects, one a line; a malformed line is counted by `bad` and the next good one is used."""
-    pending = b""
+def documents(pieces: Iterator[bytes], bad: Callable[[bytes], None]) -> Iterator[dict[str, Any]]:
+    """JSON objects, one a line; a malformed line is told to `bad`, once, and the next good one is used."""
+    pending, skipping = b"", False
     for piece in pieces:
         *lines, pending = (pending + piece).split(b"\n")
-        if len(pending) > _LONGEST:
-            pending = b""
-            bad()
-        for line in filter(bytes.strip, lines):
-            try:
-                document = json.loads(line)
-            except ValueError:
-                bad()
-                continue
-            if isinstance(document, dict):
+        for line in lines:
+            if not skipping and line.strip() and (document := _document(line, bad)) is not None:
                 yield document
+            skipping = False
+        if len(pending) > _LONGEST:
+            if not skipping:
+                bad(pending)
+            pending, skipping = b"", True
+
+
+def _document(line: bytes, bad: Callable[[bytes], None]) -> dict[str, Any] | None:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict):
+        return document
+    bad(line)
+    return None
 
 
 def reading(document: Mapping[str, Any]) -> Sample | None:
     """A stats document as a sample; None for the empty ones of a container that does not run."""
-    if str(document.get("read", "0001")).startswith("0001"):
+    read = document.get("read")
+    if not isinstance(read, str) or read.startswith("0001"):
         return None
     cpu, memory = _at(document, "cpu_stats"), _at(document, "memory_stats")
     detail, usage = _at(memory, "stats"), _at(cpu, "cpu_usage")
-    networks, blocks = _at(document, "networks"), _at(document, "blkio_stats").get("io_service_bytes_recursive") or []
+    networks = [*_at(document, "networks").values()]
+    blocks = [row for row in _list(_at(document, "blkio_stats"), "io_service_bytes_recursive") if isinstance(row, dict)]
     inactive = _first(detail, "total_inactive_file", "inactive_file") or 0
     used = _number(memory.get("usage"))
     return Sample(
@@ -111,8 +126,8 @@ def reading(document: Mapping[str, Any]) -> Sample | None:
         mem_cache_bytes=_first(detail, "total_cache", "file"),
         mem_limit_bytes=_number(memory.get("limit")),
         mem_peak_bytes=_number(memory.get("max_usage")),
-        net_rx_bytes=_total(networks.values(), "rx_bytes"),
-        net_tx_bytes=_total(networks.values(), "tx_bytes"),
+        net_rx_bytes=_total(networks, "rx_bytes"),
+        net_tx_bytes=_total(networks, "tx_bytes"),
         disk_read_bytes=_total((row for row in blocks if str(row.get("op")).lower() == "read"), "value"),
         disk_write_bytes=_total((row for row in blocks if str(row.get("op")).lower() == "write"), "value"),
         pids=_number(_at(document, "pids_stats").get("current")),
@@ -124,6 +139,11 @@ def _at(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _list(document: Mapping[str, Any], name: str) -> list[Any]:
+    found = document.get(name)
+    return found if isinstance(found, list) else []
+
+
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
@@ -132,7 +152,7 @@ def _first(found: Mapping[str, Any], *names: str) -> int | None:
     return next((_number(found[name]) for name in names if name in found), None)
 
 
-def _total(rows: Any, name: str) -> int | None:
-    values = [_number(row.get(name)) for row in rows]
+def _total(rows: Iterable[Any], name: str) -> int | None:
+    values = [_number(row.get(name)) for row in rows if isinstance(row, dict)]
     known = [value for value in values if value is not None]
-    return sum(known) if known else None
+    return _number(sum(known)) if known else None

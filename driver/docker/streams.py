@@ -1,59 +1,38 @@
-"""Attached output and input: one hijacked connection a container, opened before it starts."""
+"""Output and input: one connection a container, opened before it starts, or when somebody takes over."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from driver.protocol import STDERR, STDOUT
 
 _HEADER = 8  # stream (1 byte), three zeros, length (4 bytes, big-endian): the engine's multiplexing
 _READ = 256 * 1024
 _PIECE = 64 * 1024
+_HEAD = re.compile(rb"[0-9a-fA-F]{1,8}")  # of a chunk: its length
+_LONGEST_HEAD = 64
 
 
-class Attachment:
-    """A source for the pump: takes the engine's multiplexed stream apart, byte for byte."""
+class Frames:
+    """Takes the engine's multiplexed stream apart, byte for byte."""
 
-    def __init__(
-        self, raw: socket.SocketIO | socket.socket, output: Callable[[int, bytes], None], ended: Callable[[], None]
-    ) -> None:
-        """`raw` is what docker-py's attach_socket gives; `ended` is called once, at the end."""
-        self._raw = raw  # keeps the response alive, which closes the connection when it is collected
-        self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[arg-type]
-        self._socket.setblocking(False)
+    def __init__(self, output: Callable[[int, bytes], None]) -> None:
+        """`output` gets (stream, data)."""
         self._output = output
-        self._ended = ended
         self._buffer = bytearray()
 
-    def fileno(self) -> int:
-        """The connection's descriptor."""
-        return self._socket.fileno()
-
-    def ready(self) -> bool:
-        """Read what is there and pass on each whole frame; False at the end, which is reported."""
-        while True:
-            try:
-                data = self._socket.recv(_READ)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return True
-            except OSError:
-                data = b""  # broken off: nothing more will come
-            if not data:
-                self._ended()
-                return False
-            self._buffer += data
-            self._pass_on()
-            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
-                return True
-
-    def _pass_on(self) -> None:
+    def feed(self, data: bytes) -> None:
+        """Pass on each frame that is whole by now."""
+        self._buffer += data
         buffer, start = self._buffer, 0
         runs: list[tuple[int, list[bytes]]] = []  # frames of one stream in a row go on as one piece
         while len(buffer) - start >= _HEADER:
@@ -68,6 +47,53 @@ class Attachment:
         del buffer[:start]
         for number, frames in runs:
             self._output(number, b"".join(frames))
+
+
+class Attachment:
+    """A source for the pump: one connection that carries the engine's multiplexed stream."""
+
+    def __init__(
+        self,
+        raw: socket.SocketIO | socket.socket,
+        output: Callable[[int, bytes], None],
+        ended: Callable[[], None],
+        chunks: Chunks | None = None,
+    ) -> None:
+        """`raw` is what docker-py's attach_socket gives; `ended` is called once, at the end. `chunks` if it has any."""
+        self._raw = raw  # keeps the response alive, which closes the connection when it is collected
+        self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[arg-type]
+        self._socket.setblocking(False)
+        self._frames = Frames(output)
+        self._ended = ended
+        self._chunks = chunks
+
+    def fileno(self) -> int:
+        """The connection's descriptor."""
+        return self._socket.fileno()
+
+    def ready(self) -> bool:
+        """Read what is there and pass on each whole frame; False at the end, which is reported."""
+        while True:
+            try:
+                data = self._socket.recv(_READ)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return True
+            except OSError:
+                data = b""  # broken off: nothing more will come
+            if not self.take(data):
+                return False
+            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+                return True
+
+    def take(self, data: bytes) -> bool:
+        """Pass on what was read; False at the end, which is reported."""
+        over = not data
+        if self._chunks is not None and data:
+            data, over = self._chunks.unwrap(data)
+        self._frames.feed(data)
+        if over:
+            self._ended()
+        return not over
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,6 +119,42 @@ class Attachment:
             poll.poll()
             with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 view = view[self._socket.send(view) :]
+
+
+class Chunks:
+    """Takes HTTP's chunked coding off an answer, as it comes."""
+
+    def __init__(self) -> None:
+        """At the beginning of the first chunk."""
+        self._head = b""
+        self._left = 0  # of the chunk, with the line end behind it
+
+    def unwrap(self, data: bytes) -> tuple[bytes, bool]:
+        """-> what is in it, and whether that was the end; what is no chunk is the end, too."""
+        data, at, found = self._head + data, 0, []
+        while at < len(data):
+            if self._left:
+                end = min(len(data), at + self._left)
+                found.append(data[at : max(at, min(end, at + self._left - 2))])
+                self._left, at = self._left - (end - at), end
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                break
+            head, at = data[at:end].split(b";")[0], end + 2
+            if not _HEAD.fullmatch(head) or not (size := int(head, 16)):
+                return b"".join(found), True
+            self._left = size + 2
+        self._head = data[at:]
+        return b"".join(found), len(self._head) > _LONGEST_HEAD
+
+
+def early(raw: Any) -> bytes:
+    """What came with the head of the answer behind `raw`, a connection of docker-py that does not block any more."""
+    try:
+        return bytes(raw._response.raw._fp.fp.peek())  # noqa: SLF001 - docker-py keeps the answer there
+    except OSError:
+        return b""  # nothing: TLS says so with an error
 
 
 def _input() -> Iterator[bytes]:

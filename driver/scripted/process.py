@@ -61,7 +61,9 @@ class ScriptedProcess:
     def vanish(self, by: ScriptedContainer | None = None) -> None:
         """Somebody removes it; the others hear of that."""
         if self.state.status != "gone":
-            self.state = Observation("gone")
+            lived, self.state = self.lives, Observation("gone")
+            if lived and self.script.output_ends:
+                self._report(facts.OutputEnded(self.schedule.wall()), but=by)
             self._report(facts.Destroyed(self.schedule.wall()), but=by)
 
     def write(self, stream: int, data: bytes) -> None:

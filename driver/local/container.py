@@ -1,6 +1,6 @@
-"""A call as a process of this host: no image, no isolation, the same record.
+"""One process of one call.
 
-The process leads a session and a group of its own. Its end is awaited without taking it: a zombie keeps
+It leads a session and a group of its own. Its end is awaited without taking it: a zombie keeps
 its number, so that neither a signal nor the end of what is left of its group can hit a stranger. Then
 wait4 takes it, with its exact usage. What calls setsid escapes, and may hold the output open. Whatever
 watches a process is there before it is: none starts that could not be awaited.
@@ -14,21 +14,18 @@ import queue
 import signal as signals
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING
 
-from driver import local_search as search
 from driver import protocol as facts
-from driver.local_meter import ProcessMeter, own_peak, totals
-from driver.local_streams import Stream, feed
-from driver.protocol import Beginning, Labels, Leftover, Observation, Preparation, Sampling, Sink, Trace, Watcher
-from driver.pump import Pump
+from driver.local import search
+from driver.local.meter import ProcessMeter, own_peak, totals
+from driver.local.streams import Stream, feed
+from driver.protocol import Beginning, Observation, Preparation, Sampling, Sink, Watcher
 from driver.scarcity import frugal, shortage
-from machine.errors import DriverError, SpecError, UnknownOutcomeError
+from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
 from machine.signals import signal_number
 from machine.spec import Spec
@@ -37,20 +34,7 @@ from machine.states import Reason
 if TYPE_CHECKING:
     from resource import struct_rusage
 
-    from driver.local_adopted import AdoptedContainer
-
-HONOURED = frozenset(("driver", "command", "name", "env", "secret", "label", "workdir", "interactive"))
-HONOURED |= {
-    "stop_signal",
-    "stop_timeout",
-    "timeout",
-    "prepare_timeout",
-    "sample",
-    "log_limit",
-    "keep",
-    "idempotency_key",
-}
-"""The options of a spec that mean something for a process of this host."""
+    from driver.local.driver import LocalDriver
 
 _REFUSALS = {
     errno.ENOENT: (Reason.START_NOT_FOUND, "no such file or command"),
@@ -59,77 +43,7 @@ _REFUSALS = {
     errno.EPERM: (Reason.START_NOT_EXECUTABLE, "not permitted"),
     errno.ENOEXEC: (Reason.START_NOT_EXECUTABLE, "exec format error"),
 }
-
-
 NOT_ISOLATED = "a local process is not isolated: it can read and write whatever you can, this ledger included"
-
-
-class LocalDriver:
-    """Processes of this host."""
-
-    name = "local"
-
-    def __init__(self, pump: Pump, labels: Labels, now: Callable[[], int] = time.time_ns) -> None:
-        """`pump` reads the output and outlives the driver; `now` is the clock of the facts (ns, UTC)."""
-        self.pump = pump
-        self.now = now
-        self._labels = labels
-        self._containers: WeakValueDictionary[str, LocalContainer] = WeakValueDictionary()
-
-    def check(self, spec: Spec) -> None:
-        """SpecError without a command, with an image, or for what only an engine can do."""
-        spec.require(HONOURED, self.name)
-        if not spec.command:
-            raise SpecError("command", "no command given")
-
-    def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> LocalContainer:
-        """Look whether the working directory is there. A call prepared before keeps its container."""
-        if spec.workdir and not os.path.isdir(spec.workdir):
-            raise DriverError(Reason.CREATE_REFUSED, f"{spec.workdir}: no such folder")
-        return self._containers.setdefault(uid, LocalContainer(self, uid, spec, watcher))
-
-    def recover(self, uid: str, spec: Spec, watcher: Watcher, trace: Trace) -> AdoptedContainer | None:
-        """The process of this call, if it lives: one that has ended, or never began, has left nothing to find."""
-        if trace.pid is not None:
-            candidates = [found] if (found := search.read(trace.pid)) else []
-        else:
-            candidates = sorted(search.marked(self._labels.ledger, uid), key=lambda one: one.began)
-        for found in candidates:  # whatever it started that leads a session, too, is younger
-            if found.leads and (found.ledger, found.uid) == (self._labels.ledger, uid):
-                from driver.local_adopted import AdoptedContainer
-
-                return AdoptedContainer(self, found, _preparation(uid, spec), watcher)
-        return None
-
-    def leftovers(self) -> list[Leftover]:
-        """The processes that runners of this ledger started; what these started in their turn is not ours to end."""
-        now = self.now()
-        return [
-            Leftover(found.uid, found.runner, _name(found.uid), "running", found.began_at(now))
-            for found in search.marked(self._labels.ledger)
-            if found.leads and found.flagged
-        ]
-
-    def reap(self, leftover: Leftover) -> None:
-        """With its process group."""
-        from driver.local_adopted import end
-
-        for found in search.marked(self._labels.ledger, leftover.uid):
-            if found.leads and found.flagged:
-                end(found)
-
-    def environment(self, uid: str, spec: Spec) -> dict[str, str]:
-        """Our own environment, the call's labels (`CALL_LEDGER_CALL` and so on), and what the spec sets."""
-        return {**os.environ, **search.marks(self._labels.of(uid)), **spec.env}
-
-    def describe(self) -> dict[str, Any]:
-        """For `calls doctor`: a host is always there."""
-        return {"driver": self.name, "isolation": "none", "samples": "psutil", "totals": True}
-
-    def close(self) -> None:
-        """Let go of all containers; the processes go on. Idempotent."""
-        for container in list(self._containers.values()):
-            container.close()
 
 
 class LocalContainer:
@@ -137,7 +51,7 @@ class LocalContainer:
 
     def __init__(self, driver: LocalDriver, uid: str, spec: Spec, watcher: Watcher) -> None:
         """Nothing runs yet."""
-        self.preparation = _preparation(uid, spec)
+        self.preparation = preparation_of(uid, spec)
         self._driver = driver
         self._uid = uid
         self._spec = spec
@@ -325,12 +239,14 @@ def _prepared_thread(name: str, unless: ExitStack) -> _Thread:
     return work.put
 
 
-def _name(uid: str) -> str:
+def name_of(uid: str) -> str:
+    """What stands for a container id."""
     return f"local:{uid}"
 
 
-def _preparation(uid: str, spec: Spec) -> Preparation:
-    return Preparation(container=_name(uid), stop_signal=spec.stop_signal or "TERM", warnings=(NOT_ISOLATED,))
+def preparation_of(uid: str, spec: Spec) -> Preparation:
+    """What there is to say of a process before it begins."""
+    return Preparation(container=name_of(uid), stop_signal=spec.stop_signal or "TERM", warnings=(NOT_ISOLATED,))
 
 
 def _kill_group(pid: int) -> None:

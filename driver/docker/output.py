@@ -1,0 +1,177 @@
+"""The output of one container: attached before its start, or taken over from whoever started it.
+
+A log that the engine follows may end before its last lines are in it (20.10 lost an unfinished last line three
+times in four), and ends with the engine itself: so at its end the log is read once more, from where we were.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from driver.docker.engine import inspect, log
+from driver.docker.errors import speaking, status
+from driver.docker.streams import Attachment, Chunks, Frames, early
+from driver.protocol import OutputEnded, OutputResumed, Unwatched, Watcher
+from driver.scarcity import frugal
+from machine.errors import DriverError
+from machine.states import Reason
+
+if TYPE_CHECKING:
+    from driver.docker.driver import DockerDriver
+
+_PAUSES = (0.02, 0.2, 0.5, 1, 2, 5, 10)  # seconds before a log that ended is read again: an engine that restarts
+_PIECE = 64 * 1024
+
+
+class Output:
+    """Connects one container's output with its watcher."""
+
+    def __init__(self, driver: DockerDriver, container: str, watcher: Watcher) -> None:
+        """Not connected yet."""
+        self._driver = driver
+        self._client = driver.client
+        self._container = container
+        self._watcher = watcher
+        self._lock = threading.Lock()
+        self._attachment: Attachment | None = None
+        self._passed: Counter[int] = Counter()  # bytes of each stream
+        self._over = False
+        self._closed = False
+
+    def attach(self, *, interactive: bool = False) -> None:
+        """Pass on what it writes from now on, and our standard input to it."""
+        with speaking(Reason.START_REFUSED):
+            params = {"stdin": int(interactive), "stdout": 1, "stderr": 1, "stream": 1}
+            raw = self._client.attach_socket(self._container, params=params)
+        attachment = Attachment(raw, self._pass_on, self._ended)
+        self._read(attachment, raw)
+        if interactive:
+            with frugal():
+                attachment.feed()
+
+    def again(self) -> bool:
+        """Pass on all that it wrote, and what comes; False when the engine has not kept it, and only the latter comes.
+
+        A log keeps lines: an unfinished one comes when it is finished, or with the end. The log driver json-file
+        keeps text: a byte that is not UTF-8 comes back as U+FFFD. One that rotates has lost the beginning of a
+        very long output.
+        """
+        try:
+            self._read_log()
+        except DriverError as error:
+            if status(error) not in (404, 409, 501):  # gone, going, or a log driver that cannot be read
+                raise
+            self._from_now_on()
+            return False
+        return True
+
+    def resume(self) -> None:
+        """After the engine was out of sight: what broke off with it goes on where it did. OutputEnded comes again."""
+        if self._over and not self._closed:
+            self._over = False
+            self._watcher.fact(OutputResumed(time.time_ns()))
+            self._ended_early()
+
+    def _from_now_on(self) -> None:
+        try:
+            self.attach()
+        except DriverError as error:
+            if status(error) not in (404, 409):
+                raise
+        # An attachment to what has ended waits for ever; of what ends from here on, the end comes by itself.
+        if not self._running():
+            self.close()
+            self._ended()
+
+    def _read_log(self) -> None:
+        if not self._running():
+            answer = log(self._client, self._container, follow=False)
+            with frugal():
+                threading.Thread(target=self._read_rest, args=(answer,), name="output-rest", daemon=True).start()
+            return
+        answer = log(self._client, self._container, follow=True)
+        raw = self._client._get_raw_response_socket(answer)  # noqa: SLF001
+        self._read(Attachment(raw, self._after(self._passed), self._ended_early, Chunks()), raw)
+
+    def _read_rest(self, answer: Any) -> None:
+        frames = Frames(self._after(self._passed))
+        try:
+            with speaking(Reason.LOST):
+                for piece in answer.iter_content(_PIECE):
+                    if self._closed:
+                        return
+                    frames.feed(piece)
+        except DriverError as error:
+            self._missing(error)
+        else:
+            self._ended()
+
+    def _ended_early(self) -> None:
+        # Called by the pump, which must not wait for an answer.
+        try:
+            threading.Thread(target=self._go_on, name="output-rest", daemon=True).start()
+        except RuntimeError as error:  # no thread left
+            self._missing(error)
+
+    def _go_on(self) -> None:
+        error: DriverError | None = None
+        for pause in _PAUSES:
+            time.sleep(pause)
+            try:
+                return self._read_log()
+            except DriverError as failed:
+                error = failed
+                if self._closed or status(failed) is not None:
+                    break  # that was an answer; else the engine may be on its way back
+        return self._missing(error)
+
+    def _missing(self, error: Exception | None) -> None:
+        if not self._closed:
+            now = time.time_ns()
+            self._watcher.fact(Unwatched(now, now, f"the end of the output may be missing: {error}"))
+            self._ended()
+
+    def _read(self, attachment: Attachment, raw: Any) -> None:
+        with self._lock:
+            self._attachment = attachment
+        begun = early(raw)
+        goes_on = not begun or attachment.take(begun)
+        with self._lock, frugal():
+            if goes_on and not self._closed:
+                self._driver.pump.add(attachment)
+            else:
+                attachment.close()
+
+    def _running(self) -> bool:
+        return inspect(self._client, self._container).status in ("running", "paused")
+
+    def _after(self, passed: Counter[int]) -> Callable[[int, bytes], None]:
+        """Pass on what comes after so many bytes of each stream."""
+        known = passed.copy()
+
+        def pass_on(stream: int, data: bytes) -> None:
+            skipped = min(known[stream], len(data))
+            known[stream] -= skipped
+            if data := data[skipped:]:
+                self._pass_on(stream, data)
+
+        return pass_on
+
+    def _pass_on(self, stream: int, data: bytes) -> None:
+        self._passed[stream] += len(data)
+        self._watcher.output(stream, data)
+
+    def _ended(self) -> None:
+        self._over = True
+        self._watcher.fact(OutputEnded(time.time_ns()))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        with self._lock:
+            self._closed = True
+            if self._attachment is not None:
+                self._driver.pump.drop(self._attachment)

@@ -1,0 +1,148 @@
+"""The rows of the fault matrix that need a real engine: one that is killed, and somebody else at the other one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from faults import LIMIT
+from invariants import invariants
+from private_engine import PrivateEngine, missing, private_engine
+from running import until
+
+import calls
+from calls.runner import CallFuture
+from ledger.read import Reader
+
+pytestmark = pytest.mark.engine
+
+IMAGE = "busybox"
+STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.05; done"
+OBEDIENT = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    """The image, as a file."""
+    client = docker.from_env()
+    data = b"".join(client.api.get_image(IMAGE))
+    client.close()
+    return data
+
+
+Make = Callable[[bool], PrivateEngine]
+
+
+@contextmanager
+def killable(image: bytes, monkeypatch: pytest.MonkeyPatch, *, live_restore: bool) -> Iterator[PrivateEngine]:
+    """An engine of one's own, which calls use."""
+    if (why := missing()) and not os.environ.get("CALLS_REQUIRE_ENGINE"):
+        pytest.skip(why)
+    assert not why, why
+    with private_engine(image, live_restore=live_restore) as engine:
+        monkeypatch.setenv("DOCKER_HOST", engine.url)
+        yield engine
+
+
+def script(runner: calls.Runner, text: str, **options: Any) -> CallFuture:
+    """Begin a call; returns when it has written something."""
+    first = threading.Event()
+    options = {"network": "none", "output": lambda *_: first.set(), **options}
+    future = runner.submit(IMAGE, ["sh", "-c", text], **options)
+    assert first.wait(LIMIT), future
+    return future
+
+
+def verdict(call: calls.Call) -> tuple[str, str, int | None, str | None]:
+    return call.state, call.reason, call.exit_code, call.signal
+
+
+def gaps(ledger: Path, future: CallFuture) -> list[dict[str, Any]]:
+    with Reader(ledger) as reader:
+        events = reader.events(reader.resolve(future.id))
+    return [event["data"] for event in events if event["kind"] == "gap" and event["data"]["of"] == "events"]
+
+
+def output(ledger: Path, future: CallFuture) -> bytes:
+    with Reader(ledger) as reader:
+        return b"".join(piece.data for piece in reader.output(reader.resolve(future.id)))
+
+
+def test_row_13_a_killed_engine_stops_what_it_finds_and_loses_it(
+    image: bytes, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started again it sends TERM to every container that has outlived it, and KILL ten seconds later."""
+    with killable(image, monkeypatch, live_restore=False) as engine:
+        with calls.Runner(ledger) as runner:
+            stubborn, obedient = script(runner, STUBBORN), script(runner, OBEDIENT)
+            short, failing = script(runner, "echo up; sleep 1"), script(runner, "echo up; sleep 1; echo last; exit 5")
+            engine.kill9()
+            until(lambda: gaps(ledger, failing), "the gap")
+            threading.Event().wait(1.5)  # the short ones end while nobody looks, and no other sign of it is left
+            engine.start()
+            ended = [verdict(future.result(LIMIT)) for future in (stubborn, obedient, short, failing)]
+        assert ended == [
+            ("error", "engine-lost", 137, None),
+            ("error", "engine-lost", 0, None),
+            ("success", "exit", 0, None),
+            ("error", "exit", 5, None),
+        ]
+        assert all(len(gaps(ledger, future)) == 2 for future in (stubborn, obedient, short, failing))
+        assert output(ledger, failing) == b"up\nlast\n"
+        assert invariants(ledger) == 4
+        with engine.client() as client:
+            assert client.containers(all=True) == []
+
+
+def test_row_14_with_live_restore_a_killed_engine_is_only_a_gap(
+    image: bytes, ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with killable(image, monkeypatch, live_restore=True) as engine:
+        with calls.Runner(ledger) as runner:
+            wait = "while [ ! -e /gate/open ]; do sleep 0.05; done"
+            waiting = script(runner, f"echo up; {wait}; echo after; exit 3", volume=[f"{tmp_path}:/gate"])
+            short, cancelled = script(runner, "echo up; sleep 1; echo meanwhile"), script(runner, OBEDIENT)
+            engine.kill9()
+            until(lambda: gaps(ledger, short), "the gap")
+            threading.Event().wait(1.5)
+            engine.start()
+            until(lambda: len(gaps(ledger, cancelled)) == 2, "the end of the gap")
+            (tmp_path / "open").touch()
+            runner.cancel(cancelled.id)
+            ended = [verdict(future.result(LIMIT)) for future in (waiting, short, cancelled)]
+        assert ended == [("error", "exit", 3, None), ("success", "exit", 0, None), ("cancelled", "user", 0, None)]
+        assert all(len(gaps(ledger, future)) == 2 for future in (waiting, short, cancelled))
+        assert output(ledger, waiting) == b"up\nafter\n"
+        assert output(ledger, short) == b"up\nmeanwhile\n"
+        assert invariants(ledger) == 3
+        with engine.client() as client:
+            assert client.containers(all=True) == []
+
+
+def test_row_20_what_somebody_else_restarts_is_killed(
+    runner: calls.Runner, engine: docker.APIClient, ledger: Path
+) -> None:
+    future = script(runner, OBEDIENT)
+    engine.restart(future.id, timeout=5)
+    assert verdict(future.result(LIMIT)) == ("killed", "external", 0, "TERM")
+    runner.close()
+    assert invariants(ledger) == 1
+    assert engine.containers(all=True, filters={"label": f"call-ledger.ledger={runner.ledger.id}"}) == []
+
+
+def test_row_22_a_hundred_calls_that_end_before_we_look_all_succeed(
+    runner: calls.Runner, engine: docker.APIClient, ledger: Path
+) -> None:
+    futures = [runner.submit(IMAGE, ["true"], network="none", sample="off") for _ in range(100)]
+    assert {future.result(5 * LIMIT).state for future in futures} == {"success"}
+    runner.close()
+    assert invariants(ledger) == 100
+    with Reader(ledger) as reader:
+        assert list(reader.query("SELECT uid FROM call WHERE gaps > 0")[1]) == []
+    assert engine.containers(all=True, filters={"label": f"call-ledger.ledger={runner.ledger.id}"}) == []
