@@ -172,13 +172,17 @@ def test_row_41_a_runner_that_was_stopped_for_a_minute_goes_on_and_nobody_takes_
         assert front.stdout is not None
         assert front.stdout.readline() == b"up\n"
         with Reader(ledger) as reader:
+            while "started" not in [event["kind"] for event in reader.events(1)]:
+                time.sleep(0.01)  # a process that is stopped while it writes holds the ledger
             (call,) = reader.unsettled()
             assert call.lease is not None
             os.kill(call.lease.pid, signal.SIGSTOP)
-            assert orphans(reader.unsettled(), time.time_ns() + 60 * SECOND) == []
-        with calls.Runner(ledger, recover=False) as other:
-            assert list(Recovery(other).settle()) == []
-        os.kill(call.lease.pid, signal.SIGCONT)
+            try:
+                assert orphans(reader.unsettled(), time.time_ns() + 60 * SECOND) == []
+                with calls.Runner(ledger, recover=False) as other:
+                    assert list(Recovery(other).settle()) == []
+            finally:
+                os.kill(call.lease.pid, signal.SIGCONT)
         assert front.wait(60) == 4
     with Reader(ledger) as reader:
         assert Kind.ADOPTED not in [event["kind"] for event in reader.events(1)]
