@@ -1,0 +1,173 @@
+"""`calls recover`, and the commands that call for it, on runners that were really killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from invariants import invariants
+from ledgers import Call
+from running import IMAGE, Said, calls, kinds, shown, until, verdict
+
+from ledger.ledger import Ledger
+from ledger.read import Reader
+
+DETACHED = ("run", "-d", "--network", "none")
+
+
+def orphaned(*words: str) -> str:
+    """A detached call whose runner was killed after the start was recorded; -> its id."""
+    said = calls(*DETACHED, *words)
+    assert said.status == 0, said.err
+    uid = said.out.decode().strip()
+    with Reader(Path(os.environ["CALLS_LEDGER"])) as reader:
+        (mine,) = (call for call in reader.unsettled() if call.uid == uid)
+    assert mine.lease is not None
+    os.kill(mine.lease.pid, signal.SIGKILL)
+    until(lambda: seen(uid)["orphan"], "the death of its runner to show")
+    return uid
+
+
+def seen(uid: str) -> dict[str, Any]:
+    """What `calls show --json` says."""
+    found: dict[str, Any] = json.loads(calls("show", uid, "--json").out)
+    return found
+
+
+def recovered(*words: str) -> list[dict[str, Any]]:
+    """What `calls recover --json` says."""
+    found: list[dict[str, Any]] = json.loads(calls("recover", "--json", *words).out)
+    return found
+
+
+def test_without_a_ledger_there_is_nothing_to_recover(ledger: Path) -> None:
+    line = f"calls: no ledger at {ledger} yet: there is nothing to recover\n"
+    assert calls("recover") == Said(2, b"", line.encode())
+    assert not ledger.exists()
+
+
+def test_where_every_call_has_its_end_it_says_so(ledger: Path) -> None:
+    assert calls("run", "--driver", "local", "--", "true").status == 0
+    status, out, err = calls("recover")
+    assert (status, out.splitlines()[1:], err) == (0, [], b"calls: every call has its runner or its end\n")
+
+
+def test_a_grace_that_is_no_duration_is_refused(ledger: Path) -> None:
+    with Ledger(ledger):
+        pass
+    status, _, err = calls("recover", "--grace", "soon")
+    assert (status, err[:24]) == (2, b"calls: --grace: 'soon' i")
+
+
+def test_without_an_engine_its_calls_are_left_and_it_says_why(ledger: Path) -> None:
+    with Ledger(ledger) as written:
+        Call(written, 1).start()
+    before = kinds()
+    said = calls("recover", "--json", DOCKER_HOST="unix:///nowhere.sock")
+    (found,) = json.loads(said.out)
+    assert (said.status, found["action"], "/nowhere.sock" in found["detail"]) == (1, "left", True)
+    assert kinds() == before
+
+
+def test_a_process_of_this_host_is_watched_to_its_end_and_its_code_is_lost(ledger: Path) -> None:
+    said = calls("run", "-d", "--driver", "local", "--", "sleep", "1")
+    uid = said.out.decode().strip()
+    with Reader(ledger) as reader:
+        (call,) = reader.unsettled()
+    assert call.lease is not None
+    os.kill(call.lease.pid, signal.SIGKILL)
+    until(lambda: seen(uid)["orphan"], "the death of its runner to show")
+    assert calls("wait", uid).status == 0
+    assert verdict(uid) == ("error", "lost", None)
+    until(lambda: kinds(uid)[-1] == "cleaned", "its last word")
+    invariants(ledger)
+
+
+@pytest.mark.engine
+def test_a_container_that_runs_is_watched_again_to_its_end(ledger: Path) -> None:
+    uid = orphaned(IMAGE, "sh", "-c", "echo one; sleep 2; echo two; exit 3")
+    (told,) = recovered()
+    assert (told["id"], told["was"], told["action"]) == (uid, "running", "re-attached")
+    assert seen(uid)["orphan"] is False
+    assert calls("wait", uid).out == b"3\n"
+    assert calls("logs", uid).out == b"one\ntwo\n"
+    until(lambda: kinds(uid)[-1] == "cleaned", "its last word")
+    assert (verdict(uid), shown(uid)["evidence"]["recovered"]) == (("error", "exit", 3), True)
+    invariants(ledger)
+
+
+@pytest.mark.engine
+def test_a_container_that_has_ended_gets_its_true_verdict(ledger: Path, engine: docker.APIClient) -> None:
+    uid = orphaned(IMAGE, "sh", "-c", "echo out; exit 7")
+    engine.wait(uid)
+    (told,) = recovered()
+    assert (told["action"], told["state"], told["reason"]) == ("settled", "error", "exit")
+    assert (verdict(uid), calls("logs", uid).out) == (("error", "exit", 7), b"out\n")
+    assert engine.containers(all=True, filters={"name": uid}) == []
+
+
+@pytest.mark.engine
+def test_a_container_that_is_gone_is_lost(engine: docker.APIClient, ledger: Path) -> None:
+    uid = orphaned(IMAGE, "sleep", "60")
+    engine.remove_container(uid, force=True)
+    (told,) = recovered()
+    assert (told["id"], told["action"], told["state"], told["reason"]) == (uid, "settled", "error", "lost")
+
+
+@pytest.mark.engine
+def test_a_dry_run_changes_nothing(ledger: Path, engine: docker.APIClient) -> None:
+    uid = orphaned(IMAGE, "sleep", "60")
+    before = kinds(uid)
+    (told,) = recovered("--dry-run")
+    assert (told["action"], kinds(uid)) == ("re-attached", before)
+    assert engine.inspect_container(uid)["State"]["Running"]
+    assert calls("kill", uid).status == 0  # and whoever asks for its end brings it about
+    assert calls("wait", uid).out == b"137\n"
+    assert verdict(uid)[:2] == ("killed", "user")
+
+
+@pytest.mark.engine
+def test_whoever_cancels_a_call_without_a_runner_takes_it_over(ledger: Path) -> None:
+    uid = orphaned(IMAGE, "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.1; done")
+    assert calls("cancel", uid, "--comment", "enough").status == 0
+    assert calls("wait", uid).out == b"5\n"
+    assert verdict(uid) == ("cancelled", "user", 5)
+
+
+@pytest.mark.engine
+def test_the_start_of_another_call_is_enough(ledger: Path) -> None:
+    uid = orphaned(IMAGE, "sh", "-c", "sleep 1; exit 4")
+    assert calls("run", "--network", "none", IMAGE, "true").status == 0
+    until(lambda: kinds(uid)[-1] == "cleaned", "its end")
+    assert verdict(uid) == ("error", "exit", 4)
+
+
+@pytest.mark.engine
+def test_containers_of_this_ledger_without_an_open_call_are_reaped_after_their_grace(
+    ledger: Path, engine: docker.APIClient
+) -> None:
+    with Ledger(ledger) as written:
+        mine = written.id
+    made = [
+        engine.create_container(IMAGE, "true", labels={"call-ledger.ledger": of, "call-ledger.call": "unknown"})["Id"]
+        for of in (mine, "another-ledger")
+    ]
+    assert recovered() == []
+    (told,) = recovered("--grace", "0s")
+    assert (told["action"], told["id"]) == ("reaped", "unknown")
+    (left,) = engine.containers(all=True, filters={"label": "call-ledger.call=unknown"})
+    assert left["Id"] == made[1]
+    engine.remove_container(made[1])
+
+
+@pytest.mark.engine
+def test_a_container_that_was_kept_on_purpose_is_not_reaped(ledger: Path, engine: docker.APIClient) -> None:
+    assert calls("run", "--network", "none", "--keep", IMAGE, "true").status == 0
+    uid = shown()["id"]
+    assert recovered("--grace", "0s") == []
+    engine.remove_container(uid)
