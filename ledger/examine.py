@@ -101,6 +101,8 @@ class Examination:
         """What is wrong with each of these calls."""
         tables = (self._calls, self._events, self._samples, self._chunks, self._histogram)
         while heads := [table.next[0] for table in tables if table.next is not None]:
+            if not all(isinstance(head, int) for head in heads):  # whatever the schema and the query say
+                raise sqlite3.DatabaseError("a row of a damaged page belongs to no call")
             self.call_id = call_id = min(heads)
             row = next(self._calls.of(call_id), None)
             events = list(self._events.of(call_id))

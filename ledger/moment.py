@@ -27,7 +27,9 @@ TAIL_CHUNKS, TAIL_BYTES = 8, 4096
 """The end of a stream that is shown: so many lines, looked for in no more than so much."""
 
 _KINDS = tuple(Kind)
-_ASKED = {Kind.CANCEL_REQUESTED: "cancel", Kind.KILL_REQUESTED: "kill"}
+_ASKED = {Kind.CANCEL_REQUESTED: "cancel", Kind.KILL_REQUESTED: "kill", Kind.SIGNAL_REQUESTED: "signal"}
+_ASKED |= {Kind.PAUSE_REQUESTED: "pause", Kind.RESUME_REQUESTED: "resume"}
+_MESSAGES = frozenset(("signal", "pause", "resume"))
 _STREAMS = {"stdout": 1, "stderr": 2}
 
 
@@ -264,7 +266,9 @@ def _pending(past: Sequence[Past], history: History | None) -> list[Row]:
 
 def _stops(said: dict[str, Any]) -> bool:
     """Whether a signal was delivered, and to end the call: others are messages."""
-    return not said.get("error") and (said["why"] != "kill" or said["signal"] in ENDING)
+    if said.get("error") or said["why"] in _MESSAGES:
+        return False
+    return said["why"] != "kill" or said["signal"] in ENDING
 
 
 def _moved(past: Sequence[Past]) -> Past:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -128,52 +128,28 @@ def _open_reader(path: Path) -> sqlite3.Connection:
         if not Path(f"{path}-wal").exists():
             uri += "&immutable=1"  # a WAL ledger on read-only ground: nobody can be writing it
         elif not Path(f"{path}-shm").exists():
-            return _open_aside(path)
+            from ledger.aside import aside
+
+            return aside(path)
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     return connection
 
 
-def _open_aside(path: Path) -> sqlite3.Connection:
-    # SQLite reads a WAL only where it can make an index for it.
-    import shutil
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        for suffix in ("", "-wal"):
-            shutil.copyfile(f"{path}{suffix}", f"{folder}/ledger{suffix}")
-        with closing(sqlite3.connect(f"{folder}/ledger")) as source:
-            return _copy(source)
-
-
-def _copy(source: sqlite3.Connection) -> sqlite3.Connection:
-    # A database without a name is a temporary one: in memory, and in a temporary file as far as it is large.
-    copy = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    try:
-        source.backup(copy)
-    except BaseException:
-        copy.close()
-        raise
-    return copy
-
-
 def _migrated(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    """An open reader of an older ledger -> a reader of a migrated one. The first is closed, or is to be on an error."""
+    """An open reader of an older ledger -> a reader of a migrated one; the first is closed, except on an error."""
     try:
         connect_writer(path).close()
     except LedgerError as error:
         if not _is_read_only(error.__cause__):
             raise
-        migrated = _copy(connection)
-        try:
-            _migrate(migrated)
-        except BaseException:
-            migrated.close()
-            raise
+        from ledger.aside import migrated
+
+        reader = migrated(connection)
     else:
-        migrated = _open_reader(path)
+        reader = _open_reader(path)
     connection.close()
-    return migrated
+    return reader
 
 
 def _is_read_only(error: BaseException | None) -> bool:
@@ -300,7 +276,8 @@ def _migrate(connection: sqlite3.Connection) -> None:
 def _look(connection: sqlite3.Connection) -> None:
     """Fails on damage that is seen in microseconds: a table that is gone, or does not begin where the schema says."""
     tables = ("meta", "state", "kind", "rule", "metric", "event", "sample", "log", "call", "histogram", "lease")
-    connection.execute(f"SELECT {', '.join(f'(SELECT 1 FROM {table} LIMIT 1)' for table in tables)}").fetchone()
+    looks = ", ".join(f"(SELECT 1 FROM {table} NOT INDEXED LIMIT 1)" for table in tables)
+    connection.execute(f"SELECT {looks}").fetchone()
 
 
 def schema() -> Iterator[str]:

@@ -45,13 +45,18 @@ def _call(db: sqlite3.Connection, number: int, row: dict[str, Any]) -> list[str]
         Event(seq, at, kinds[kind], states[state], *rest)
         for seq, at, kind, state, *rest in db.execute(_EVENTS, (number,))
     ]
-    return [*_log(events), *_folded(events, row), *_success(row), *_samples(db, number, row), *_durations(events, row)]
+    log = _log(events)
+    folded = [] if log else _folded(events, row)  # what is no legal log cannot be folded
+    return [*log, *folded, *_success(row), *_samples(db, number, row), *_durations(events, row)]
 
 
 def _log(events: list[Event]) -> list[str]:
-    faults, state = [], None
+    ends = sum(event.kind in _ENDS for event in events)
+    starts = sum(event.kind is Kind.STARTED for event in events)
+    faults = [f"V1: {ends} terminal events"] * (ends > 1) + [f"V5: started {starts} times"] * (starts > 1)
     if [event.seq for event in events] != list(range(1, len(events) + 1)):
         faults.append("V2: seq has gaps")
+    state = None
     for event in events:
         try:
             state = step(state, event.kind)
@@ -59,9 +64,7 @@ def _log(events: list[Event]) -> list[str]:
             return [*faults, f"V2: event {event.seq}: {error}"]
         if state is not event.state:
             faults.append(f"V2: event {event.seq} says {event.state}, the table {state}")
-    ends = sum(event.kind in _ENDS for event in events)
-    starts = sum(event.kind is Kind.STARTED for event in events)
-    return faults + [f"V1: {ends} terminal events"] * (ends > 1) + [f"V5: started {starts} times"] * (starts > 1)
+    return faults
 
 
 def _folded(events: list[Event], row: dict[str, Any]) -> list[str]:

@@ -378,7 +378,7 @@ def test_it_says_what_went(ledger: Path) -> None:
 def test_nothing_to_prune(ledger: Path, more: tuple[str, ...]) -> None:
     status, out, err = said(ledger, "prune", "--older-than", "100000d", *more)
     assert (status, err) == (0, "")
-    assert out == "nothing to prune: no call that ended more than 100000d ago has any of it\n"
+    assert out == "nothing to prune among calls that ended more than 100000d ago\n"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ HEADER, FRAME = 32, 24 + PAGE
 COUNT = 16
 """Where FILE-shm says how many frames count."""
 CALLS, EVENTS = 25, 8
-PIECE = 4
+PIECE = 2
 EXITS = {"exits": {"inspect": 0}, "started_at": START}
 
 

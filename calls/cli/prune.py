@@ -102,7 +102,7 @@ def _size(path: Path) -> int:
 def _said(amount: Amount, older_than: str, returned: int | None, *, dry_run: bool) -> str:
     freed = "" if returned is None else f"; {words.size(returned)} returned to the file system"
     if not amount.calls:
-        return f"nothing to prune: no call that ended more than {older_than} ago has any of it{freed}"
+        return f"nothing to prune among calls that ended more than {older_than} ago{freed}"
     counted = (
         (amount.events, "events emptied"),
         (amount.samples, "samples"),

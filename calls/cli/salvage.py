@@ -53,7 +53,9 @@ def _lines(saved: Salvaged, new: Path) -> Iterator[str]:
     parts.append(f"{words.size(saved.output_bytes)} of output")
     if saved.uncovered:
         parts.append(f"{saved.uncovered} rows of them not covered by an event yet")
-    state = f"{damaged} of the calls damaged, {_gone(saved.lost)} lost" if saved.lost else "nothing was lost"
+    state = (
+        f"{damaged} of the calls damaged, {_gone(saved.lost)} known to be lost" if saved.lost else "nothing was lost"
+    )
     yield f"{new}: {', '.join(parts)}; {state}"
 
 

@@ -76,6 +76,7 @@ def _requester(by: Mapping[str, Any]) -> str:
 _SHOWN: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("timeout", "stop_timeout", "prepare_timeout", "health_timeout"), show_duration),
     **dict.fromkeys(("health_interval", "health_start_period", "health_probe_timeout"), show_duration),
+    "pull_idle_timeout": show_duration,
     **dict.fromkeys(("sample", "limit", "cpu_ns"), show_duration),
     **dict.fromkeys(("memory", "log_limit", "mem_peak_bytes"), show_size),
     **dict.fromkeys(("deadline", "engine_at", "since", "until", "started_at", "finished_at"), _clock),
