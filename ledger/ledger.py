@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ledger.append import ChunkIn, EventIn, SampleIn
+from ledger.images import Use, uses
 from ledger.lease import Unsettled, unsettled
 from ledger.sqlite import connect_reader, explain, scalar, sqlite3
 from ledger.writer import Writer
@@ -118,6 +119,11 @@ class Ledger:
         with self._read() as reader:
             rows: list[Any] = reader.execute(statement, wanted).fetchall()
         return [Request(call_id, seq, kinds[kind], data) for call_id, seq, kind, data in rows]
+
+    def images(self) -> list[Use]:
+        """Which images calls have used."""
+        with self._read() as reader:
+            return uses(reader)
 
     def keyed(self, key: str) -> str | None:
         """The uid of the call with this idempotency key."""

@@ -17,7 +17,7 @@ from ledger.sqlite import connect_reader, explain, scalar, suspect
 from machine.errors import LedgerError, UsageError
 from machine.history import History, Past
 from machine.samples import METRICS
-from machine.states import Kind, State
+from machine.states import REQUESTS, Kind, State
 from machine.table import step
 from machine.units import SECOND
 from machine.verdict import ENDING
@@ -27,8 +27,7 @@ TAIL_CHUNKS, TAIL_BYTES = 8, 4096
 """The end of a stream that is shown: so many lines, looked for in no more than so much."""
 
 _KINDS = tuple(Kind)
-_ASKED = {Kind.CANCEL_REQUESTED: "cancel", Kind.KILL_REQUESTED: "kill", Kind.SIGNAL_REQUESTED: "signal"}
-_ASKED |= {Kind.PAUSE_REQUESTED: "pause", Kind.RESUME_REQUESTED: "resume"}
+_ASKED = {kind: what for what, kind in REQUESTS.items()}
 _MESSAGES = frozenset(("signal", "pause", "resume"))
 _STREAMS = {"stdout": 1, "stderr": 2}
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ledger.account import CALLS, Row, account, conditions
+from ledger.images import Use, uses
 from ledger.lease import Unsettled, unsettled
 from ledger.query import query
 from ledger.sqlite import connect_reader, explain, has_reset_bug, scalar, sound, sqlite3, suspect
@@ -133,6 +134,11 @@ class Reader:
         """
         call_id = self.resolve(call) if isinstance(call, str) else call
         return self._account(self._rows(f"{CALLS} WHERE id = ?", (call_id,))[0], self._now())
+
+    def images(self) -> list[Use]:
+        """Which images calls have used."""
+        with explain(self.path):
+            return uses(self._connection)
 
     def calls(
         self, last: int | None = None, *, live: bool = False, only: Sequence[tuple[str, str]] = ()
