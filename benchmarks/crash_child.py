@@ -59,7 +59,8 @@ def main() -> None:
     under_way: list[calls.CallFuture] = []
     with calls.Runner(ledger, recover=False) as runner:
         for number in itertools.count():
-            nonce = f"{os.getpid()}-{number}-{random.choice((0, 0, 3, 137))}"
+            # Not the pid: in a long soak it comes again.
+            nonce = f"{os.urandom(8).hex()}-{number}-{random.choice((0, 0, 3, 137))}"
             image, command, options = asked(folder, driver, nonce)
             under_way.append(runner.submit(image, command, **options))
             if len(under_way) >= AT_ONCE:

@@ -78,6 +78,7 @@ class Recovery:
 
     def reap(self, grace: int = GRACE) -> Iterator[Recovered]:
         """Remove containers of this ledger that are older than `grace` ns and have no open call."""
+        self._leftovers.clear()  # what was settled meanwhile is not there any more
         now = self._runner.clock.wall()
         with Reader(self._ledger.path) as reader:
             for name in DRIVERS:

@@ -245,3 +245,17 @@ def test_a_runner_that_was_taken_for_dead_cannot_write_any_more_and_lets_the_pro
         assert stage.kinds()[-1] is Kind.ADOPTED
         assert "signal KILL" not in stage.actions
         assert len(stage.left()) == 1
+
+
+def test_what_was_settled_is_not_reaped_once_more(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calls.recover.DRIVERS", ("scripted",))
+    with Succession(ledger, exits(0, after=5)) as stage:
+        stage.die(STARTED, written=True)
+        stage.clock.advance(600 * SECOND)
+        stage.ledger.close()
+        heir = ScriptedDriver(stage.clock, Script(), containers=stage.driver.containers)
+        with calls.Runner(ledger, drivers=(heir,), clock=stage.clock, recover=False) as runner:
+            recovery = Recovery(runner)
+            assert [told.action for told in recovery.settle()] == ["settled"]
+            assert list(recovery.reap(0)) == []
+        assert stage.kinds().count(Kind.CLEANED) == 1
