@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,10 +157,12 @@ def main() -> int:
     words = [*CALLS, "--ledger", str(soak.ledger), "verify", "--json"]
     verified = subprocess.run(words, capture_output=True, check=False)
     told = {"minutes": given.minutes, "faults": dict(soak.done), "calls": judge.calls, "acknowledged": judge.events}
-    print(json.dumps({**told, **judge.faults, "verified": verified.returncode == 0, "kept": str(folder)}))
-    if verified.returncode:
-        print(verified.stdout.decode()[:3000], verified.stderr.decode()[:3000])
-    return int(bool(judge.faults.total() or verified.returncode))
+    print(json.dumps({**told, **judge.faults, "verified": verified.returncode == 0}))
+    if judge.faults.total() or verified.returncode:
+        print(f"the ledger is kept in {folder}:", verified.stdout.decode()[:3000], verified.stderr.decode()[:3000])
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":
