@@ -171,3 +171,45 @@ def test_a_container_that_was_kept_on_purpose_is_not_reaped(ledger: Path, engine
     uid = shown()["id"]
     assert recovered("--grace", "0s") == []
     engine.remove_container(uid)
+
+
+POINTS = {
+    "submitted.durable": ("error", "lost", None),  # row 2: before the container is made
+    "prepared.begun": ("cancelled", "runner-lost", None),  # row 3: it is made, and not recorded
+    "prepared.durable": ("cancelled", "runner-lost", None),  # row 4: before the start
+    "started.begun": ("success", "exit", 0),  # row 5: it is started, and not recorded
+    "started.durable": ("success", "exit", 0),  # rows 6 and 7
+    "health-awaited.durable": ("success", "exit", 0),  # row 9
+    "healthy.durable": ("success", "exit", 0),
+    "succeeded.begun": ("success", "exit", 0),  # row 10: its end was seen, and not recorded
+    "succeeded.durable": ("success", "exit", 0),  # row 11: before the container is removed
+    "cleaned.begun": ("success", "exit", 0),
+}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("point", POINTS)
+def test_rows_2_to_11_on_a_real_engine(ledger: Path, engine: docker.APIClient, tmp_path: Path, point: str) -> None:
+    """The runner is killed just there; what it left is recovered, and the container was started once at most."""
+    health = ("--health-cmd", "true", "--health-interval", "0.2s")
+    script = "echo begun >> /truth/begun; sleep 2"
+    words = ("run", "--network", "none", "-v", f"{tmp_path}:/truth", *health, IMAGE, "sh", "-c", script)
+    said = calls(*words, CALLS_FAILPOINT=f"{point}:kill9")
+    assert (said.status, b"recording process was killed" in said.err) == (125, True)
+    until(lambda: (recovered(), kinds()[-1] == "cleaned")[1], "its last word")  # the heir may die of the same point
+    assert verdict() == POINTS[point]
+    begun = tmp_path / "begun"
+    assert (begun.read_text() if begun.exists() else "") in {"begun\n", ""}
+    assert bool(shown()["never_ran"]) is not begun.exists()
+    assert engine.containers(all=True, filters={"name": shown()["id"]}) == []
+    invariants(ledger)
+
+
+@pytest.mark.engine
+def test_row_1_on_a_real_engine(ledger: Path) -> None:
+    """Killed before anything was recorded, it has done nothing."""
+    said = calls("run", "--network", "none", IMAGE, "true", CALLS_FAILPOINT="submitted.written:kill9")
+    assert said.status == 125
+    with Reader(ledger) as reader:
+        assert list(reader.calls()) == []
+    assert recovered("--grace", "0s") == []
