@@ -25,7 +25,7 @@ demo: .venv/.made ## record calls in ./demo.db and look at them
 	@scripts/with-engine scripts/demo
 
 test: .venv/.made ## run the tests (PYTEST_ARGS="-k word" for some)
-	@scripts/with-engine $(bin)/python -m pytest $(PYTEST_ARGS)
+	@scripts/with-engine $(bin)/python -m pytest -n 3 --dist loadscope $(PYTEST_ARGS)
 
 lint: .venv/.made ## check style, types and who imports whom
 	$(bin)/ruff check

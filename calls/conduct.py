@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calls.capture import Capture
 from calls.clock import Clock
@@ -18,7 +18,7 @@ from driver.protocol import Beginning, Container, Driver, Fact, OutputEnded, Out
 from machine import facts
 from machine.errors import CallsError, DriverError, LedgerError, TakenOverError, UnknownOutcomeError
 from machine.spec import Spec
-from machine.states import Reason, State
+from machine.states import Reason, Request, State
 from machine.units import SECOND
 from machine.verdict import Evidence, Verdict, decide, never_ran
 
@@ -35,13 +35,22 @@ ABANDON = 10 * SECOND
 
 Tell = Callable[[str, bool], None]
 """Takes a line for a person, and whether it is to stay: a warning does, progress does not."""
+Auth = Mapping[str, Any] | Callable[[str], Mapping[str, Any] | None] | None
+"""Credentials for the registry of a call's image, or what gives them when it is called with the registry's host.
+
+`username` and `password`, `identitytoken`, `registrytoken`, or `auth` as in Docker's configuration file.
+"""
 
 
 class Asked(NamedTuple):
-    """Somebody wants the end: `cancel` in good order, or `kill` by a signal."""
+    """What somebody wants: the end, `cancel` in good order or `kill` by a signal; or something that ends nothing.
 
-    why: Literal["cancel", "kill"]
+    `grace`: of a cancellation, ns; None for the spec's.
+    """
+
+    why: Request
     signal: str = "KILL"
+    grace: int | None = None
 
 
 class Conductor:
@@ -57,8 +66,10 @@ class Conductor:
         capture: Capture,
         clock: Clock,
         tell: Tell = lambda _, __: None,
+        auth: Auth = None,
     ) -> None:
-        """`tell` gets lines for a person."""
+        """`tell` gets lines for a person; `auth` has credentials for the image's registry."""
+        self._auth = auth
         self.uid = uid
         self.spec = spec
         self.mailbox: queue.SimpleQueue[Fact | SampleGap | Asked] = queue.SimpleQueue()
@@ -69,6 +80,7 @@ class Conductor:
         self._clock = clock
         self._tell = tell
         self._asked: Asked | None = None
+        self._held: list[Fact | SampleGap | Asked] = []
         self._container: Container | None = None
         self._prepare_by: int | None = None
         self._output_ended = False
@@ -89,6 +101,20 @@ class Conductor:
         """The image is here."""
         self.recorder.apply(facts.Pulled(image=image, seconds=round(seconds, 3), fallback=fallback))
 
+    def pull_progressed(self, image: str, current: int, total: int) -> None:
+        """It is on its way."""
+        self.recorder.apply(facts.PullProgressed(image=image, current=current, total=total))
+
+    def credentials(self, registry: str) -> Mapping[str, Any] | None:
+        """What the caller gave, or gives when asked. Its own words are not repeated: they may hold a secret."""
+        if not callable(self._auth):
+            return self._auth
+        try:
+            return self._auth(registry)
+        except Exception as error:
+            message = f"no credentials for {registry}: asked for them, the caller raised {type(error).__name__}"
+            raise DriverError(Reason.PULL_DENIED, message) from error
+
     def progress(self, text: str) -> None:
         """A line for a person who waits."""
         self._tell(text, False)
@@ -106,21 +132,25 @@ class Conductor:
         self._output_ended = False
 
     def ask(self, asked: Asked) -> None:
-        """Somebody wants the end of the call. The last word counts."""
-        self._asked = asked
+        """Somebody wants something of the call. Of those who want its end, the last word counts."""
+        if asked.why in ("cancel", "kill"):
+            self._asked = asked
         self.mailbox.put(asked)
 
     # The call's own thread from here on.
 
     def conduct(
         self,
-        submitted: facts.Submitted,
+        first: facts.Submitted | facts.Admitted,
         started: Callable[[], None] = lambda: None,
         born: Callable[[Conductor], None] = lambda _: None,
     ) -> Verdict:
-        """Carry the call out and record it; `born` is called when it is recorded, `started` when its process runs."""
+        """Carry the call out and record it; `born` is called when it is recorded, `started` when its process runs.
+
+        `first`: that it is submitted, or for a call that is recorded already and had to wait, that it is admitted.
+        """
         self._on_started = started
-        self.recorder.apply(submitted)
+        self.recorder.apply(first)
         born(self)
         if self.spec.prepare_timeout is not None:
             self._prepare_by = self._clock.monotonic() + self.spec.prepare_timeout
@@ -136,7 +166,7 @@ class Conductor:
     def _carry_out(self) -> Verdict:
         try:
             return self._run(self._prepare())
-        except _EndedEarly as early:
+        except EndedEarly as early:
             return early.verdict
 
     def _abandon(self, error: BaseException) -> None:
@@ -160,7 +190,7 @@ class Conductor:
             except DriverError as error:
                 if not self._waits_for_engine(error, pause):
                     verdict = self._unprepared() or never_ran(State.ERROR, error.reason, str(error))
-                    raise _EndedEarly(verdict) from error
+                    raise EndedEarly(verdict) from error
                 pause = min(2 * pause, MAX_ENGINE_RETRY)
         self._container = container
         made = container.preparation
@@ -176,16 +206,14 @@ class Conductor:
         if self._asked is None and self._clock.monotonic() + pause < self._prepare_by:
             self._tell(f"{error}; trying again", False)
             with contextlib.suppress(queue.Empty):
-                self._clock.get(self.mailbox, pause)  # nothing but a wish for the end can come now
+                self._held.append(self._clock.get(self.mailbox, pause))
             return self._asked is None
         return False
 
     def _unprepared(self) -> Verdict | None:
         """The verdict when somebody, or the time, ended the call before it started."""
-        if self._asked is not None and self._asked.why == "cancel":
-            return never_ran(State.CANCELLED, Reason.USER, "cancelled before it started")
         if self._asked is not None:
-            return never_ran(State.KILLED, Reason.USER, "killed before it started")
+            return called_off(self._asked)
         if self._late():
             return never_ran(State.TIMEOUT, Reason.PREPARE, "not prepared in time")
         return None
@@ -194,23 +222,28 @@ class Conductor:
         return self._prepare_by is not None and self._clock.monotonic() >= self._prepare_by
 
     def _run(self, container: Container) -> Verdict:
+        watch = self._start(container)
+        watch.listen()
+        return self._conclude(watch)
+
+    def _start(self, container: Container) -> Watch:
         if verdict := self._unprepared():
-            return verdict
+            raise EndedEarly(verdict)
         evidence = Evidence()
         try:
             beginning = container.start()
         except UnknownOutcomeError as error:
             evidence.error = str(error)
-            return decide(evidence)
+            raise EndedEarly(decide(evidence)) from error
         except DriverError as error:
-            return never_ran(State.ERROR, error.reason, str(error))
+            raise EndedEarly(never_ran(State.ERROR, error.reason, str(error))) from error
         from calls.watch import Watch  # not before: there was no time to lose, and now there is
 
         evidence.started_at = beginning.engine_at
         self._started(beginning)
         watch = Watch(self, container, evidence, self._sampling, self._clock)
-        watch.until_the_end()
-        return self._conclude(watch)
+        watch.begin()
+        return watch
 
     def _conclude(self, watch: Watch) -> Verdict:
         whole = self._drain(DRAIN, watch.take)
@@ -222,8 +255,11 @@ class Conductor:
     def _started(self, beginning: Beginning) -> None:
         timeout = self.spec.timeout
         deadline = None if timeout is None else self._clock.wall() + timeout
-        self.recorder.apply(facts.Started(engine_at=beginning.engine_at, pid=beginning.pid, deadline=deadline))
+        engine_at, pid, ports = beginning
+        self.recorder.apply(facts.Started(engine_at=engine_at, pid=pid, deadline=deadline, ports=ports))
         self._started_once = True
+        for item in self._held:  # asked for while there was no engine, and not the end: it can be done now
+            self.mailbox.put(item)
         self._on_started()
 
     def _drain(self, patience: int, take: Callable[[Fact | SampleGap | Asked], None]) -> bool:
@@ -268,9 +304,16 @@ class Conductor:
                     container.remove()
             except DriverError as failed:
                 error = str(failed)
-        removed = container is not None and not self.spec.keep and error is None
+        removed = container is not None and not (self.spec.keep or self.spec.hot) and error is None
         self.recorder.apply(facts.Cleaned(removed=removed, error=error))
         self.recorder.close()
+
+
+def called_off(asked: Asked) -> Verdict:
+    """The verdict when somebody ended the call before it started."""
+    if asked.why == "cancel":
+        return never_ran(State.CANCELLED, Reason.USER, "cancelled before it started")
+    return never_ran(State.KILLED, Reason.USER, "killed before it started")
 
 
 def prepared(made: Preparation) -> facts.Prepared:
@@ -281,10 +324,15 @@ def prepared(made: Preparation) -> facts.Prepared:
         image_digest=made.image_digest,
         cgroup_parent=made.cgroup_parent,
         warnings=made.warnings,
+        network=made.network,
+        holder=made.holder,
+        hot=made.hot or None,
     )
 
 
-class _EndedEarly(Exception):  # noqa: N818 - a verdict on its way, not an error
+class EndedEarly(Exception):  # noqa: N818 - a verdict on its way, not an error
+    """The call never ran, or nobody knows whether it did."""
+
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.state)
         self.verdict = verdict

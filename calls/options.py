@@ -5,6 +5,7 @@ The one place that does; `machine.spec` then validates values and reads nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -25,35 +26,53 @@ def build_spec(image: str | None, command: Iterable[str] = (), **options: Any) -
     """
     given = {name: value for name, value in options.items() if value is not None}
     environment: dict[str, str] = {}
-    for file in _list(given.pop("env_file", ())):
+    for file in _list(given.pop("env_file", ()), "env_file"):
         environment |= _env_file(file)
-    environment |= _environment(given.pop("env", ()))
-    secrets = dict(_secret(entry) for entry in _list(given.pop("secret", ())))
+    environment |= variables(given.pop("env", ()))
+    secrets = dict(_secret(entry) for entry in _list(given.pop("secret", ()), "secret"))
     if environment or secrets:
         given["env"] = environment | secrets
     if secrets:
         given["secret"] = tuple(secrets)
-    if "label" in given:
-        given["label"] = _labels(given["label"])
     if image is not None:
         given["image"] = image
     if command:
-        given["command"] = command if isinstance(command, str) else tuple(command)
-    for name in ("volume", "tmpfs"):
-        if name in given:
-            given[name] = _list(given[name])
+        given["command"] = command if isinstance(command, str) or not isinstance(command, Iterable) else tuple(command)
+    _collect(given)
+    if given.pop("untrusted", False):
+        from calls.untrusted import confine
+
+        given = confine(given)
     return Spec.parse(**given)
 
 
-def _list(value: Any) -> tuple[Any, ...]:
+_WORD = {"label": "label", "sysctl": "kernel parameter"}
+_PAIRS = {"label", "storage_opt", "sysctl", "log_opt"}
+_LISTS = {name for name, default in Spec._field_defaults.items() if default == ()} - {"command", "secret"}
+
+
+def _collect(given: dict[str, Any]) -> None:
+    """What may be given several times becomes tuples and dicts; validating refuses what cannot."""
+    for name in given.keys() & (_PAIRS | _LISTS):
+        given[name] = _named(name, given[name]) if name in _PAIRS else _list(given[name], name)
+    if "network_of" in given:
+        given["network_of"] = tuple(name for entry in given["network_of"] for name in str(entry).split(","))
+    if "security_opt" in given:
+        given["security_opt"] = tuple(_security(str(entry)) for entry in given["security_opt"])
+
+
+def _list(value: Any, option: str) -> tuple[Any, ...]:
+    if not isinstance(value, str | os.PathLike | Iterable):
+        raise SpecError(option, f"give a list, not a {type(value).__name__}")
     return (value,) if isinstance(value, str | os.PathLike) else tuple(value)
 
 
-def _environment(given: Pairs) -> dict[str, str]:
+def variables(given: Pairs) -> dict[str, str]:
+    """Environment variables from a dict, or from `NAME=value` and `NAME`, which is as it is in our environment."""
     if isinstance(given, Mapping):
         return {str(name): str(value) for name, value in given.items()}
     found: dict[str, str] = {}
-    for entry in _list(given):
+    for entry in _list(given, "env"):
         name, equals, value = str(entry).partition("=")
         if not name:
             raise SpecError("env", "a variable without a name (write NAME=value)")
@@ -64,14 +83,27 @@ def _environment(given: Pairs) -> dict[str, str]:
     return found
 
 
-def _labels(given: Pairs) -> dict[str, str]:
+def _named(option: str, given: Pairs) -> dict[str, str]:
     if isinstance(given, Mapping):
         return {str(name): str(value) for name, value in given.items()}
-    pairs = (str(entry).partition("=") for entry in _list(given))
+    pairs = (str(entry).partition("=") for entry in _list(given, option))
     found = {name: value for name, _, value in pairs}
     if "" in found:
-        raise SpecError("label", "a label needs a name (write NAME=value)")
+        raise SpecError(option, f"a {_WORD.get(option, 'value')} needs a name (write NAME=value)")
     return found
+
+
+def _security(entry: str) -> str:
+    """A seccomp profile goes into the request itself: whoever reads the record must not need the file."""
+    name, _, where = entry.partition("=")
+    if name != "seccomp" or where in ("", "unconfined", "builtin") or where.startswith("{"):
+        return entry
+    try:
+        return f"seccomp={json.dumps(json.loads(Path(where).read_bytes()), separators=(',', ':'))}"
+    except OSError as error:
+        raise SpecError("security_opt", f"cannot read {where}: {error.strerror}") from None
+    except ValueError:
+        raise SpecError("security_opt", f"{where} is not a seccomp profile: it is not JSON") from None
 
 
 def _env_file(file: Any) -> dict[str, str]:
@@ -87,7 +119,7 @@ def _env_file(file: Any) -> dict[str, str]:
         name = entry.partition("=")[0]
         if not name or any(character.isspace() for character in name):
             raise SpecError("env_file", f"{file}, line {number}: {name!r} is not a variable's name")
-        found |= _environment([entry])
+        found |= variables([entry])
     return found
 
 

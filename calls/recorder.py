@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
 from calls.clock import Clock
-from ledger.ledger import Ledger
 from machine.facts import Ended, Fact, Gap, Submitted, dump
 from machine.lifecycle import Lifecycle
 from machine.samples import Sample
@@ -22,11 +25,36 @@ _FREE_TEXT = frozenset(
 """The fields in which a secret could turn up; the others are of this program's own making."""
 
 
+class Log(Protocol):
+    """Where it is written down: a `ledger.ledger.Ledger`, or what stands for one."""
+
+    def submit(self, uid: str, at: int, data: str) -> int:
+        """See `Ledger`."""
+
+    def append(self, call_id: int, kind: Kind, state: State | None, at: int, elapsed_ns: int | None, data: str) -> None:
+        """See `Ledger`."""
+
+    def sample(self, call_id: int, at: int, sample: Sample) -> bool:
+        """See `Ledger`."""
+
+    def output(self, call_id: int, at: int, stream: int, offset: int, data: bytes) -> None:
+        """See `Ledger`."""
+
+    def dropped(self, call_id: int) -> int:
+        """See `Ledger`."""
+
+    def lost_output(self, call_id: int) -> int:
+        """See `Ledger`."""
+
+    def forget(self, call_id: int) -> None:
+        """See `Ledger`."""
+
+
 class Recorder:
     """Used by the one thread that conducts the call; only `sample` and `output` may come from others."""
 
     def __init__(
-        self, ledger: Ledger, clock: Clock, redactor: Redactor, call_id: int = 0, state: State | None = None
+        self, ledger: Log, clock: Clock, redactor: Redactor, call_id: int = 0, state: State | None = None
     ) -> None:
         """A call that does not exist yet: `apply(Submitted)` comes first; or one that was adopted in `state`."""
         self._ledger = ledger
@@ -45,6 +73,17 @@ class Recorder:
     def apply(self, fact: Fact) -> State:
         """Record `fact`; durable on return. IllegalTransitionError or LedgerError, and nothing has moved."""
         return self._lifecycle.apply(fact.kind, fact)
+
+    def post(self, submitted: Submitted, post: Callable[[str, int, str], Future[int]]) -> Future[int]:
+        """As `apply`, without waiting, by `Ledger.post_submitted`. What comes of it goes to `begin`."""
+        now, at = self._clock.monotonic(), self._clock.wall()
+        self._lead, self._entered = at - now, now
+        return post(submitted.uid, at, self._dump(submitted))
+
+    def begin(self, call_id: int) -> None:
+        """The call is recorded."""
+        self.call_id = call_id
+        self._lifecycle = Lifecycle(self._write, State.PREPARING)
 
     def end(self, verdict: Verdict) -> State:
         """Record the verdict: the terminal event."""

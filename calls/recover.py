@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Literal, NamedTuple
 
+from calls.identity import alive
 from calls.orphans import orphans
 from calls.recorder import Recorder
 from calls.runner import CallFuture, Runner
@@ -26,8 +27,6 @@ from machine.table import VERDICTS
 from machine.units import SECOND
 from machine.verdict import Verdict
 
-DRIVERS = ("docker", "local")
-"""Where containers without a call are looked for."""
 GRACE = 60 * SECOND
 """How old a container without an open call must be before it is removed."""
 
@@ -77,15 +76,23 @@ class Recovery:
                 yield told
 
     def reap(self, grace: int = GRACE) -> Iterator[Recovered]:
-        """Remove containers of this ledger that are older than `grace` ns and have no open call."""
+        """Remove containers of this ledger that are older than `grace` ns and have no open call.
+
+        Those that are of no call (holders of a pool, hot containers) go as soon as their runner is gone.
+        """
         self._leftovers.clear()  # what was settled meanwhile is not there any more
         now = self._runner.clock.wall()
         with Reader(self._ledger.path) as reader:
-            for name in DRIVERS:
+            for name in self._runner.drivers():
                 found = self._found(name)
                 if isinstance(found, CallsError):
                     continue  # what is not there has no containers that could be in anybody's way
                 for leftover in found.values():
+                    if not leftover.uid:
+                        lease = reader.lease(leftover.runner)
+                        if lease is None or not alive(lease, now):
+                            yield self._reap(name, leftover, None)
+                        continue
                     fate = reader.fate(leftover.uid)
                     if now - leftover.created_at >= grace and (fate is None or (fate.cleaned and not fate.kept)):
                         yield self._reap(name, leftover, fate)
@@ -100,7 +107,9 @@ class Recovery:
         if fate is not None and not self._dry_run:
             note = facts.Cleaned(removed=error is None, error=error)
             self._ledger.append(fate.call_id, note.kind, None, self._runner.clock.wall(), None, note.dump())
-        detail = error or f"container {leftover.container[:12]}, of no open call"
+        whose = "of no open call" if leftover.uid else "of a runner that is gone"
+        what = "networks or volumes" if leftover.status == "gone" else f"container {leftover.container[:12]}"
+        detail = error or f"{what}, {whose}"
         return Recovered(leftover.uid, fate and fate.state, "left" if error else "reaped", detail=detail)
 
     def _begin(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered | None]:
@@ -109,9 +118,11 @@ class Recovery:
             left = Recovered(past.uid, past.state, "left", detail=str(found))
             return lambda: left
         leftover = found.get(past.uid)
+        if leftover is not None and leftover.status == "gone":
+            leftover = None
         if self._dry_run:
             return lambda: _intent(past, leftover)
-        if leftover is None:
+        if leftover is None and not (past.spec.hot and past.prepared):  # (a hot call's container is of no call)
             return self._write_off(call_id, past)
         return self._adopt(call_id, past, reader)
 
@@ -123,7 +134,7 @@ class Recovery:
             except CallsError as error:
                 self._leftovers[driver] = error
             else:
-                self._leftovers[driver] = {leftover.uid: leftover for leftover in found}
+                self._leftovers[driver] = {leftover.uid or leftover.container: leftover for leftover in found}
         return self._leftovers[driver]
 
     def _write_off(self, call_id: int, past: History) -> Callable[[], Recovered | None]:

@@ -9,25 +9,34 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from calls.admission import Admission, Need, Ticket
 from calls.capture import Capture, PassOn
 from calls.clock import Clock, SystemClock
-from calls.conduct import Asked, Conductor, Tell
+from calls.conduct import Asked, Auth, Conductor, Tell
 from calls.identity import new_id, owner, requester
 from calls.outcome import Call, outcome
 from calls.recorder import Recorder
 from calls.settings import fingerprinter, ledger_path
+from calls.waiting import Order, Waiting, WaitingRoom
+from driver import registry
 from driver.protocol import Driver, Labels
 from driver.pump import Pump
 from driver.sampler import Sampler
 from ledger.ledger import Ledger
 from machine import facts
-from machine.errors import CallsError, LedgerError, RefusedError, UsageError
+from machine.errors import CallsError, LedgerError, NotRunningError, RefusedError, UsageError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
-from machine.states import Kind
+from machine.states import REQUESTS, STARTED, Kind, State
 from machine.verdict import Verdict
+
+if TYPE_CHECKING:
+    from calls.cleaning import Cleaner
+    from calls.metrics import Endpoint, RunnerFigures
+    from driver.docker.images import Images
+    from ledger.images import Use
 
 MAX_CALLS = 256
 
@@ -55,35 +64,95 @@ class Runner:
         ledger: str | Path | None = None,
         *,
         max_calls: int = MAX_CALLS,
+        memory: str | int | None = None,
+        cpus: float | None = None,
         clock: Clock | None = None,
         drivers: Iterable[Driver] = (),
         tell: Tell = lambda _, __: None,
         recover: bool = True,
+        metrics_port: int | str | None = None,
+        image_limit: str | int | None = None,
+        image_exempt: Iterable[str] = (),
+        pool: int = 0,
+        pool_networks: Iterable[str] = ("bridge",),
+        pool_once: bool = False,
+        pool_image: str = "busybox",
     ) -> None:
         """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones.
 
+        At most `max_calls` are carried out at once, and with `memory` (bytes, or "4g") or `cpus` no more than what
+        fits into these together by its own limits. The others wait, first come, first served: see `calls.admission`.
+        With an `image_limit` (bytes, or "10g") images that calls have used are removed after calls, least recently
+        used first, but those in `image_exempt`, in use, or known to no registry: see `calls.cleaning`.
+        `pool` is how many network namespaces are kept ready, of `pool_networks` in turn, each by a container of
+        `pool_image`; calls that want one of these networks, and nothing of it for themselves, join one. With
+        `pool_once` a namespace serves one call only.
+        `metrics_port` is where figures for Prometheus are served, [ADDRESS:]PORT, at `metrics_url` (0: any free port).
         With `recover`, calls in the ledger whose runner is gone are settled, in a process of its own.
         """
-        if max_calls < 1:
-            raise UsageError("max_calls: must be at least 1")
-        self._pid = os.getpid()
         self.clock = clock or SystemClock()
+        self.admission = Admission(max_calls, memory, cpus, self.clock.monotonic)
+        self._figures: RunnerFigures | None = None
+        self._endpoint: Endpoint | None = None
+        if metrics_port is not None:
+            from calls.metrics import RunnerFigures
+
+            self._figures = RunnerFigures(self.admission.counts)
+        warm = None
+        if pool:
+            from driver.docker.warm import planned
+
+            warm = planned(pool, pool_networks, once=pool_once, image=pool_image)
+        self._pid = os.getpid()
         self.tell = tell
-        self._live: dict[int, Conductor] = {}
+        self._cleaner = None if image_limit is None else self._clean_images(image_limit, image_exempt)
+        self._live: dict[int, Conductor | Waiting] = {}
+        self._ids: dict[str, int] = {}
         self._handled: dict[int, int] = {}
+        self._missed = False
         self._unborn: dict[str, list[tuple[Kind, facts.Fact]]] = {}
         self._lock = threading.Lock()
         self.id = new_id()
         self.owner = owner(self.id)
-        self.ledger = Ledger(ledger_path(ledger), self._obey, self.owner, lambda line: tell(f"warning: {line}", True))
+        self.ledger = Ledger(ledger_path(ledger), self._obey, self.owner, self._warn, attend=warm is not None)
         self._labels = Labels(self.ledger.id, self.id)
         self._pump = Pump()
         self.sampler = Sampler()
         self._drivers: dict[str, Driver] = {driver.name: driver for driver in drivers}
+        if warm is not None and "docker" not in self._drivers:
+            from driver.docker import DockerDriver
+
+            self._drivers["docker"] = self._measured(DockerDriver(self._pump, self._labels, warm, self._warn))
         self._slots = ThreadPoolExecutor(max_calls, thread_name_prefix="call")
+        self._room = WaitingRoom(self, lambda waiting: self._begin(waiting.order, waiting.ticket, waiting))
         self._closed = False
+        if metrics_port is not None:
+            self._serve(metrics_port)
         if recover:
             self._succeed()
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where figures are served; None without a `metrics_port`."""
+        return None if self._endpoint is None else self._endpoint.url
+
+    def _serve(self, place: int | str) -> None:
+        from calls.metrics import Endpoint, LedgerFigures
+
+        figures = filter(None, (LedgerFigures(self.ledger.path), self._figures))
+        try:
+            self._endpoint = Endpoint(place, "metrics_port", *figures)
+        except BaseException:
+            self.close()
+            raise
+
+    def _measured(self, driver: Driver) -> Driver:
+        if self._figures is not None and hasattr(driver, "measure"):
+            driver.measure = self._figures.measure
+        return driver
+
+    def _warn(self, line: str) -> None:
+        self.tell(f"warning: {line}", True)
 
     def _succeed(self) -> None:
         unsettled = self.ledger.unsettled()
@@ -92,6 +161,24 @@ class Runner:
 
             if orphans(unsettled, self.clock.wall()):
                 summon(self.ledger.path)
+
+    def _clean_images(self, limit: str | int, exempt: Iterable[str]) -> Cleaner:
+        from calls.cleaning import Cleaner
+        from machine.units import size
+
+        def images() -> Images:
+            driver: Any = self.driver("docker")
+            found: Images = driver.images
+            return found
+
+        def uses() -> list[Use]:
+            return self.ledger.images()
+
+        try:
+            most = size(limit)
+        except ValueError as error:
+            raise UsageError(f"image_limit: {error}") from None
+        return Cleaner(images, uses, most, exempt, self.tell)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -119,34 +206,73 @@ class Runner:
             raise
 
     def submit(self, image: str | None, command: Iterable[str] = (), **options: Any) -> CallFuture:
-        """Begin a call and return at once. Wrong options raise here, before anything is recorded."""
+        """Begin a call and return at once. Wrong options raise here, before anything is recorded.
+
+        While it has to wait it is `preparing`, and its time to prepare has not begun.
+
+        `output` gets (stream, bytes). `auth` has, or gives, credentials (see `calls.conduct.Auth`), never recorded.
+        """
         from calls.options import build_spec  # with pydantic behind it; who has a spec need not load that
 
-        pass_on = options.pop("output", None)
-        return self.submit_spec(build_spec(image, command, **options), pass_on)
+        pass_on, auth = options.pop("output", None), options.pop("auth", None)
+        return self.submit_spec(build_spec(image, command, **options), pass_on, auth=auth)
 
     def submit_spec(
-        self, spec: Spec, pass_on: PassOn | None = None, started: Callable[[], None] = lambda: None
+        self,
+        spec: Spec,
+        pass_on: PassOn | None = None,
+        started: Callable[[], None] = lambda: None,
+        *,
+        auth: Auth = None,
     ) -> CallFuture:
         """As `submit`, for a spec. `pass_on` gets (stream, bytes); `started` is called when the process runs."""
         if self._closed or os.getpid() != self._pid:
             raise UsageError("this runner is closed" if self._closed else "a runner cannot be used after a fork")
         driver = self.driver(spec.driver)
         driver.check(spec)
-        if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
-            future = CallFuture(known)
-            self.undertake(future, lambda: self._follow(future, started))
-            return future
-        record = spec.record(fingerprinter(self.ledger.id))
+        need = self.admission.need(spec)
         future = CallFuture(new_id())
+        order = Order(future, spec, self._submitted(future.id, spec), driver, pass_on, started, auth)
+        if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
+            self.follow(order, known)
+            return future
         with self._lock:
             self._unborn[future.id] = []
-        self._slots.submit(self._carry_out, future, spec, record, driver, pass_on, started)
+        ticket = self.admission.ask(need, self._room.turn)
+        if ticket.lacking:
+            self._room.receive(order, ticket)
+        else:
+            self._begin(order, ticket)
         return future
+
+    def _submitted(self, uid: str, spec: Spec) -> facts.Submitted:
+        return facts.Submitted(
+            uid=uid,
+            name=spec.name,
+            idempotency_key=spec.idempotency_key,
+            image=spec.image,
+            driver=spec.driver,
+            spec=spec.record(fingerprinter(self.ledger.id)),
+            owner=self.owner,
+        )
+
+    def _begin(self, order: Order, ticket: Ticket, waiting: Waiting | None = None) -> None:
+        self._slots.submit(self._carry_out, order, ticket, waiting)
 
     def undertake(self, future: CallFuture, conduct: Callable[[], Verdict]) -> None:
         """Do `conduct` in a slot; its verdict is the future's result."""
-        self._slots.submit(_fulfil, future, conduct)
+
+        def begin(ticket: Ticket) -> None:
+            self._slots.submit(self._fulfil, future, conduct, ticket)
+
+        ticket = self.admission.ask(Need(), begin)
+        if not ticket.lacking:
+            begin(ticket)
+
+    def follow(self, order: Order, known: str) -> None:
+        """It was asked for before, and is the call `known`: its end is the order's."""
+        order.future.id = known
+        self.undertake(order.future, lambda: self._follow(order.future, order.started))
 
     def _follow(self, future: CallFuture, started: Callable[[], None]) -> Verdict:
         from calls.follow import follow
@@ -155,22 +281,26 @@ class Runner:
         started()
         return follow(self.ledger.path, future.id)
 
-    def enlist(self, conductor: Conductor, obeyed: int = 0) -> None:
+    def enlist(self, conductor: Conductor | Waiting, obeyed: int = 0) -> None:
         """The conductor's call is recorded as ours: carry out what was asked for in its log after event `obeyed`."""
         call_id = conductor.recorder.call_id
         with self._lock:
             self._live[call_id], self._handled[call_id] = conductor, obeyed
+            self._ids[conductor.uid] = call_id
             early = self._unborn.pop(conductor.uid, ())
         for kind, fact in early:
             self._request(conductor.uid, kind, fact)
-        self._obey()
+        self._obey(call_id)
 
-    def dismiss(self, conductor: Conductor) -> None:
+    def dismiss(self, conductor: Conductor | Waiting) -> None:
         """Nothing more is done about the conductor's call."""
         with self._lock:
             self._unborn.pop(conductor.uid, None)
+            self._ids.pop(conductor.uid, None)
             self._live.pop(conductor.recorder.call_id, None)
             self._handled.pop(conductor.recorder.call_id, None)
+        if self._cleaner is not None and conductor.spec.driver == "docker":
+            self._cleaner.nudge()
 
     def cancel(self, call: str, comment: str | None = None, via: Via = "api") -> None:
         """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first."""
@@ -178,107 +308,153 @@ class Runner:
 
     def kill(self, call: str, signal: str = "KILL", via: Via = "api") -> None:
         """Send a call of this runner a signal, by any of its names. Recorded first."""
-        try:
-            name = signal_name(signal_number(signal))
-        except ValueError as error:
-            raise UsageError(f"signal: {error}") from None
-        self._request(call, Kind.KILL_REQUESTED, facts.KillRequested(by=requester(via), signal=name))
+        self._request(call, Kind.KILL_REQUESTED, facts.KillRequested(by=requester(via), signal=_signal(signal)))
+
+    def signal(self, call: str, signal: str) -> None:
+        """As `kill`, for a message: the call ends of it only if its exit code says so. NotRunningError unless it runs.
+
+        As all that is asked of a call it is carried out in a moment, by the call's own thread.
+        """
+        self._request_running(call, facts.SignalRequested(by=requester("api"), signal=_signal(signal)))
+
+    def pause(self, call: str) -> None:
+        """Freeze all processes of a call of this runner. Recorded first. NotRunningError unless it runs."""
+        self._request_running(call, facts.PauseRequested(by=requester("api")))
+
+    def resume(self, call: str) -> None:
+        """Let them go on. Recorded first. NotRunningError unless the call runs."""
+        self._request_running(call, facts.ResumeRequested(by=requester("api")))
+
+    def _request_running(self, call: str, fact: facts.Fact) -> None:
+        with self._lock:
+            conductor = self._live.get(self._ids.get(call, 0))
+        # The ledger says that it runs a moment before its recorder does: what is prepared may be asked, too.
+        if conductor is None or conductor.recorder.state not in STARTED | {State.PREPARED}:
+            raise NotRunningError(f"{call} is no call of this runner that runs")
+        self._request(call, fact.kind, fact)
 
     def cancel_all(self, via: Via = "close") -> None:
-        """Cancel every call under way."""
+        """Cancel every call under way, the last one first: nobody is to begin in the place of one that ends."""
         with self._lock:
-            uids = [*self._unborn, *(conductor.uid for conductor in self._live.values())]
-        for uid in uids:
+            unborn, ids = list(self._unborn), [*reversed(self._live)]
+        for uid in unborn:
             self.cancel(uid, via=via)
+        fact, now = facts.CancelRequested(by=requester(via)), self.clock.wall()
+        posted = [(id_, self.ledger.post(id_, fact.kind, None, now, fact.dump(), self.id)) for id_ in ids]
+        for call_id, request in posted:
+            self._note(call_id, fact, request.result)
+        self._obey()
 
     def close(self) -> None:
         """Wait for the calls under way, then let go of everything. Idempotent."""
         if self._closed:
             return
         self._closed = True
+        self.admission.drain()
         self._slots.shutdown()
+        self._room.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
+        if self._cleaner is not None:
+            self._cleaner.close()
         for driver in self._drivers.values():
             driver.close()
         self.sampler.close()
         self._pump.close()
         self.ledger.close()
 
+    def drivers(self) -> list[str]:
+        """The names of all drivers that this runner could use."""
+        return list(dict.fromkeys((*self._drivers, *registry.names())))
+
     def driver(self, name: str) -> Driver:
-        """The driver of that name; UsageError when there is none."""
+        """The driver of that name; UsageError when there is none, or it cannot be used."""
         with self._lock:
             if name not in self._drivers:
-                self._drivers[name] = _built_in(name, self._pump, self._labels)
+                self._drivers[name] = self._measured(registry.make(name, self._pump, self._labels))
             return self._drivers[name]
 
-    def _carry_out(
-        self,
-        future: CallFuture,
-        spec: Spec,
-        record: dict[str, Any],
-        driver: Driver,
-        pass_on: PassOn | None,
-        started: Callable[[], None],
-    ) -> None:
-        if not future.set_running_or_notify_cancel():
+    def _carry_out(self, order: Order, ticket: Ticket, waiting: Waiting | None) -> None:
+        future, spec = order.future, order.spec
+        if not future.set_running_or_notify_cancel() and waiting is None:
             with self._lock:
                 del self._unborn[future.id]
+            self.admission.leave(ticket)
             return
-        recorder = Recorder(self.ledger, self.clock, spec.redactor())
-        capture = Capture(spec.log_limit, spec.redactor(), self.clock.wall, recorder.output, pass_on)
-        conductor = Conductor(future.id, spec, driver, self.sampler, recorder, capture, self.clock, self.tell)
-        submitted = facts.Submitted(
-            uid=future.id,
-            name=spec.name,
-            idempotency_key=spec.idempotency_key,
-            image=spec.image,
-            driver=spec.driver,
-            spec=record,
-            owner=self.owner,
+        recorder = waiting.recorder if waiting else Recorder(self.ledger, self.clock, spec.redactor())
+        capture = Capture(spec.log_limit, spec.redactor(), self.clock.wall, recorder.output, order.pass_on)
+        conductor = Conductor(
+            future.id, spec, order.driver, self.sampler, recorder, capture, self.clock, self.tell, order.auth
         )
 
+        def born(conductor: Conductor) -> None:
+            self.enlist(conductor)
+            if waiting is not None and waiting.asked is not None:
+                conductor.ask(waiting.asked)  # it need not be in the log: that may be full
+
         def conduct() -> Verdict:
+            admitted = facts.Admitted(waited=ticket.waited, lacking=ticket.lacking)
             try:
-                return conductor.conduct(submitted, started, self.enlist)
+                return conductor.conduct(admitted if waiting else order.submitted, order.started, born)
             except RefusedError:
-                if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
+                if waiting is None and spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
                     future.id = known  # somebody asked for the same call at the same moment
-                    return self._follow(future, started)
+                    return self._follow(future, order.started)
                 raise
             finally:
                 self.dismiss(conductor)
 
-        _fulfil(future, conduct)
+        self._fulfil(future, conduct, ticket)
+
+    def _fulfil(self, future: CallFuture, conduct: Callable[[], Verdict], ticket: Ticket) -> None:
+        try:
+            try:
+                verdict = conduct()
+            finally:
+                self.admission.leave(ticket)  # first: whoever waits for the call may ask for the next one at once
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
+            if not future.cancelled():
+                future.set_exception(error)
+        else:
+            if not future.cancelled():
+                future.set_result(outcome(future.id, verdict))
 
     def _request(self, call: str, kind: Kind, fact: facts.Fact) -> None:
         with self._lock:
             if call in self._unborn:
                 self._unborn[call].append((kind, fact))  # recorded as soon as the call itself is
                 return
-            found = [call_id for call_id, conductor in self._live.items() if conductor.uid == call]
-        if not found:
+            call_id = self._ids.get(call)
+        if call_id is None:
             return  # it has ended, or is another runner's: nothing of ours is left to stop
+        now, dumped = self.clock.wall(), fact.dump()
+        self._note(call_id, fact, lambda: self.ledger.append(call_id, kind, None, now, None, dumped))
+        self._obey(call_id)
+
+    def _note(self, call_id: int, fact: facts.Fact, record: Callable[[], object]) -> None:
         try:
-            self.ledger.append(found[0], kind, None, self.clock.wall(), None, fact.dump())
+            record()
         except RefusedError:
             return  # it has just ended
         except LedgerError:  # that it cannot be recorded must not keep anybody from ending a call
             with self._lock:
-                conductor = self._live.get(found[0])
+                conductor = self._live.get(call_id)
             if conductor is not None:
-                conductor.ask(_asked(kind, fact.dump()))
-            return
-        self._obey()
+                conductor.ask(_asked(fact.kind, fact.dump()))
 
-    def _obey(self) -> None:
-        """Carry out what was asked for through the ledger, by us or by others. Called from any thread."""
+    def _obey(self, only: int | None = None) -> None:
+        """Carry out what was asked for through the ledger, of one call or of any. Called from any thread."""
         with self._lock:
-            live = dict(self._live)
+            whole = only is None or self._missed
+            live = dict(self._live) if whole else {id_: self._live[id_] for id_ in self._live.keys() & {only}}
+            self._missed = False
         if not live:
             return
         try:
             requests = self.ledger.requests(live)
         except CallsError:
-            return  # the file cannot be read just now; the next look finds the same requests
+            self._missed = True  # the file cannot be read just now; the next look finds the same requests
+            return
         for request in requests:
             with self._lock:
                 fresh = request.seq > self._handled.get(request.call_id, 0)
@@ -287,29 +463,13 @@ class Runner:
                 live[request.call_id].ask(_asked(request.kind, request.data))
 
 
-def _fulfil(future: CallFuture, conduct: Callable[[], Verdict]) -> None:
-    try:
-        verdict = conduct()
-    except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
-        future.set_exception(error)
-    else:
-        future.set_result(outcome(future.id, verdict))
-
-
 def _asked(kind: Kind, data: str) -> Asked:
-    if kind is Kind.CANCEL_REQUESTED:
-        return Asked("cancel")
-    return Asked("kill", json.loads(data)["signal"])
+    (why,) = [why for why, asked in REQUESTS.items() if asked is kind]
+    return Asked(why, json.loads(data).get("signal", "KILL"))
 
 
-def _built_in(name: str, pump: Pump, labels: Labels) -> Driver:
-    # Imported when used: a local call need not wait for docker-py, nor the other way round.
-    if name == "docker":
-        from driver.docker import DockerDriver
-
-        return DockerDriver(pump, labels)
-    if name == "local":
-        from driver.local import LocalDriver
-
-        return LocalDriver(pump, labels)
-    raise UsageError(f"--driver: there is no driver {name!r} (docker or local)")
+def _signal(name: str) -> str:
+    try:
+        return signal_name(signal_number(name))
+    except ValueError as error:
+        raise UsageError(f"signal: {error}") from None

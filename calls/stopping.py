@@ -1,21 +1,29 @@
-"""How a call is stopped: stop signal, grace, SIGKILL, and no giving up before that is confirmed or hopeless."""
+"""How a call is stopped: stop signal, grace, SIGKILL, and no giving up before that is confirmed or hopeless.
+
+And what else we do to a call that runs: messages, and pauses, which must not get into its way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
 
 from calls.alarms import Alarms
 from calls.clock import Clock
+from calls.recorder import Recorder
 from driver.protocol import Container
 from machine.errors import DriverError, UnknownOutcomeError
-from machine.facts import Fact, Signalled
+from machine.facts import Signalled
 from machine.history import Signal
+from machine.states import State
 from machine.units import SECOND
 from machine.verdict import ENDING, Evidence, Why
 
 CONFIRM = 10 * SECOND
 """How long the end may take to show after a SIGKILL."""
 KILLS = 5
+_KIN = {"pause": "STOP", "resume": "CONT"}
 _RANK: dict[Why, int] = {"deadline": 1, "health": 1, "unhealthy": 1, "cancel": 2, "kill": 3}
 
 
@@ -28,10 +36,10 @@ class Stopping:
         evidence: Evidence,
         alarms: Alarms,
         clock: Clock,
-        note: Callable[[Fact], object],
+        recorder: Recorder,
         look: Callable[[], None],
     ) -> None:
-        """`note` records each signal, `look` inspects when there was nobody to take it.
+        """`recorder` notes each signal, `look` inspects when there was nobody to take it.
 
         `evidence.stop` is set once a signal was delivered: what ended before is not our doing.
         """
@@ -39,7 +47,7 @@ class Stopping:
         self._evidence = evidence
         self._alarms = alarms
         self._clock = clock
-        self._note = note
+        self._recorder = recorder
         self._look = look
         self._rank = 0
         self._unanswered = 0
@@ -75,6 +83,24 @@ class Stopping:
         else:
             self._tell("kill", signal)
 
+    def message(self, signal: str) -> None:
+        """Pass on a signal that is not to end the call: only an exit code that names it says that it did."""
+        if self._tell("signal", signal):
+            self._evidence.messages.add(signal)
+
+    def turn(self, way: Literal["pause", "resume"]) -> None:
+        """Freeze the call, or let it go on. What fails is recorded; what is done the driver reports."""
+        error = None
+        try:
+            if way == "pause" and self._rank:
+                error = "its end is under way"
+            elif not (self._container.pause() if way == "pause" else self._container.resume()):
+                error = "it was not running any more"
+        except DriverError as failed:
+            error = str(failed)
+        if error is not None:
+            self._recorder.apply(Signalled(signal=_KIN[way], why=way, error=error))
+
     def _force(self, why: Why) -> None:
         self._send(why, "KILL")
         self._alarms.set("force", self._clock.monotonic() + CONFIRM, lambda: self._again(why))
@@ -91,8 +117,11 @@ class Stopping:
         if self._tell(why, signal):
             self._evidence.stop = why
             self._evidence.stop_signal = signal
+            if (why != "kill" or signal in ENDING) and self._recorder.state is State.PAUSED:
+                with suppress(DriverError):  # what is frozen takes the signal when it goes on; SIGKILL comes anyway
+                    self._container.resume()
 
-    def _tell(self, why: Why, signal: str) -> bool:
+    def _tell(self, why: Why | Literal["signal"], signal: str) -> bool:
         """Send a signal and record it; -> whether it was delivered, or may have been."""
         error = None
         try:
@@ -101,7 +130,7 @@ class Stopping:
                 error = "it was not running any more"
         except DriverError as failed:
             delivered, error = isinstance(failed, UnknownOutcomeError), str(failed)
-        self._note(Signalled(signal=signal, why=why, error=error))
+        self._recorder.apply(Signalled(signal=signal, why=why, error=error))
         if not delivered:
             self._look()
         return delivered

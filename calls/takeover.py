@@ -105,7 +105,7 @@ class Successor(Conductor):
     def _note_start(self, seen: Observation) -> None:
         began = seen.started_at
         deadline = None if began is None or self.spec.timeout is None else began + self.spec.timeout
-        self.recorder.apply(facts.Started(engine_at=began, pid=seen.pid, deadline=deadline))
+        self.recorder.apply(facts.Started(engine_at=began, pid=seen.pid, deadline=deadline, ports=seen.ports))
         self._past.started = {"deadline": deadline}
         self._past.evidence.started_at = began
 

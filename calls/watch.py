@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from calls.alarms import Alarms
@@ -29,6 +30,8 @@ OBSERVE = SECOND // 50
 """When sampling begins: for what ends before, the totals say it all."""
 GLANCE = 120 * SECOND
 """How often a running call is inspected although nothing was heard: events can be lost, but rarely are."""
+NEWS = 10 * SECOND
+"""How long news of an engine that was out of sight is waited for when the end is known."""
 RECORD = 5 * SECOND
 """How long the engine's record of an end is waited for when its event has come: it adds little."""
 _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
@@ -57,7 +60,7 @@ class Watch:
         self._sampling = sampling
         self._clock = clock
         self._alarms = Alarms()
-        self._stopping = Stopping(container, evidence, self._alarms, clock, self._recorder.apply, self._glance)
+        self._stopping = Stopping(container, evidence, self._alarms, clock, self._recorder, self._glance)
         self._handlers: dict[type, Callable[[Any], None]] = {
             protocol.Died: self._died,
             protocol.Destroyed: self._destroyed,
@@ -67,26 +70,25 @@ class Watch:
             protocol.Froze: self._froze,
             protocol.Thawed: self._thawed,
             protocol.OutputEnded: self._output_ended,
-            protocol.OutputResumed: lambda _: self._conductor.output_resumed(),
+            protocol.OutputResumed: self._output_resumed,
             protocol.Unwatched: self._unwatched,
             protocol.Unreadable: self._unreadable,
             SampleGap: self._sample_gap,
         }
         self._ended = False
-        self._gap = False
+        self._gap = self._blind = False
         self._awaiting_health = False
         self._last: Sample | None = None
         self._last_at: int | None = None
         self._peak = 0
 
-    def until_the_end(self) -> None:
-        """Return when the process has ended, is gone, or cannot be ended."""
+    def begin(self) -> None:
+        """Its time runs from now on, and its health is awaited. `listen` comes next."""
         self._arm(self._spec.timeout)
         self._watch_health()
-        self._listen()
 
     def resume(self, past: History, peak: int, *, rebooted: bool) -> None:
-        """As `until_the_end`, for a call that somebody else watched before; `peak`: its highest memory then, bytes."""
+        """As `begin` and `listen`, where somebody else watched before; `peak`: its highest memory then, bytes."""
         now = self._clock.wall()
         self._peak = peak
         self._gap = rebooted  # then the engine had lost sight of it
@@ -98,22 +100,31 @@ class Watch:
         if past.last_signal is not None:
             self._stopping.resume(past.last_signal, now, self._spec.stop_timeout)
         self._glance()
-        self._listen()
+        self.listen()
 
-    def _listen(self) -> None:
+    def listen(self, patience: int | None = None) -> bool:
+        """Return when the process has ended, is gone, or cannot be ended; False when that has not come in `patience`.
+
+        In ns; None: for ever.
+        """
+        until = None if patience is None else self._clock.monotonic() + patience
         while not (self._ended or self._stopping.hopeless):
-            due = self._alarms.next_due()
-            wait = None if due is None else max(0, due - self._clock.monotonic())
+            now = self._clock.monotonic()
+            if until is not None and now >= until:
+                return False
+            wait = min((due - now for due in (self._alarms.next_due(), until) if due is not None), default=None)
             try:
-                item = self._clock.get(self._conductor.mailbox, wait)
+                item = self._clock.get(self._conductor.mailbox, None if wait is None else max(0, wait))
             except queue.Empty:
                 self._alarms.ring(self._clock.monotonic())
             else:
                 self.take(item)
+        return True
 
     def verdict(self) -> Verdict:
         """What the evidence says, with the totals."""
         evidence = self._evidence
+        self._hear_out()
         self._inspect_the_end()
         self._settle()
         totals = self._finish_sampling()
@@ -201,6 +212,11 @@ class Watch:
         self._conductor.output_ended()
         self._alarms.set("glance", self._clock.monotonic() + SETTLE, self._glance)
 
+    def _output_resumed(self, fact: protocol.OutputResumed) -> None:
+        self._conductor.output_resumed()
+        why = "the connection broke off: what came meanwhile is what the engine has kept"
+        self._recorder.apply(facts.Gap(of="output", since=fact.since, until=fact.at, why=why))
+
     def _sample_gap(self, gap: SampleGap) -> None:
         self._recorder.apply(facts.Gap(of="samples", since=gap.since, until=gap.at, why="no sample in time"))
 
@@ -209,10 +225,17 @@ class Watch:
         self._recorder.apply(facts.Gap(of="samples", since=fact.since, until=fact.at, why=why, lost=fact.lost))
 
     def _obey(self, asked: Asked) -> None:
-        if asked.why == "cancel":
-            self._stop("cancel")
-        else:
-            self._stopping.kill(asked.signal)
+        match asked.why:
+            case "cancel":
+                self._stopping.stop("cancel", self._spec.stop_timeout if asked.grace is None else asked.grace)
+            case "kill":
+                self._stopping.kill(asked.signal)
+            case "signal":
+                self._stopping.message(asked.signal)
+            case "pause" | "resume":
+                self._stopping.turn(asked.why)
+                # The driver reports what came of it; if that is lost, we look.
+                self._alarms.set("glance", self._clock.monotonic() + SETTLE, self._glance)
 
     def _note_oom(self, fact: protocol.OomKilled) -> None:
         if fact.source not in self._evidence.oom:
@@ -234,7 +257,7 @@ class Watch:
             self._stop("unhealthy")
 
     def _unwatched(self, fact: protocol.Unwatched) -> None:
-        self._gap = True
+        self._gap, self._blind = True, not fact.over
         self._recorder.apply(facts.Gap(of="events", since=fact.since, until=fact.at, why=fact.why))
         self._glance()
 
@@ -262,9 +285,22 @@ class Watch:
             self._evidence.error = str(error)
             return None
         began = self._evidence.started_at = self._evidence.started_at or seen.started_at
-        if began is not None and seen.started_at is not None and seen.started_at > began + SECOND:
+        doubt = 0 if self._evidence.exits else SECOND
+        if began is not None and seen.started_at is not None and seen.started_at > began + doubt:
             return Observation("gone", error="somebody else started the container again")
         return seen
+
+    def _hear_out(self) -> None:
+        """Let what happened while nothing was heard be told, before an end that was found by looking is judged.
+
+        An engine that comes back stops what still runs: whatever exit code that leaves, it is no success.
+        """
+        until = self._clock.monotonic() + NEWS
+        while self._blind and not self._stopping.hopeless and (left := until - self._clock.monotonic()) > 0:
+            with suppress(queue.Empty):
+                self.take(self._clock.get(self._conductor.mailbox, left))
+        if self._gap and "die" not in self._evidence.exits:
+            self._wait(SETTLE)
 
     def _inspect_the_end(self) -> None:
         """The record behind the event: its exit code, the engine's times, the OOM flag."""
@@ -289,7 +325,8 @@ class Watch:
         """Wait a moment for a late fact where the code alone is ambiguous: 137, or a signal that does not fit."""
         seen = self._evidence
         foreign = seen.external_signal and seen.exit_code != 128 + signal_number(seen.external_signal)
-        puzzling = seen.exit_code == SIGKILL_EXIT and not (seen.oom or seen.stop or seen.external_signal)
+        told = seen.oom or seen.stop or seen.external_signal or seen.messages
+        puzzling = seen.exit_code == SIGKILL_EXIT and not told
         removing = seen.external_signal and self._recorder.state is State.HEALTH_WAIT and not seen.destroyed
         if (foreign and not seen.external_stop and seen.stop is None) or puzzling or removing:
             self._wait(SETTLE)

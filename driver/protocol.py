@@ -8,7 +8,7 @@ answer: look with `inspect`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from machine.samples import Sample
@@ -78,17 +78,22 @@ class OutputEnded(NamedTuple):
 
 
 class OutputResumed(NamedTuple):
-    """The output had broken off, and comes again from where it did. So will OutputEnded."""
+    """The output had broken off at `since`, and comes again from where it did, as far as it was kept.
+
+    So will OutputEnded.
+    """
 
     at: int
+    since: int
 
 
 class Unwatched(NamedTuple):
-    """Facts may have been missed from `since` until now: look with `inspect`."""
+    """Facts may have been missed from `since` until now: look with `inspect`. Not `over`: and are being missed."""
 
     at: int
     since: int
     why: str
+    over: bool = True
 
 
 class Unreadable(NamedTuple):
@@ -128,6 +133,15 @@ class Watcher(Protocol):
     def pulled(self, image: str, seconds: float, fallback: str | None) -> None:
         """The image was fetched, or could not be and a local one serves (`fallback` says why)."""
 
+    def pull_progressed(self, image: str, current: int, total: int) -> None:
+        """So many bytes of those known of are here. It is recorded: to be said a few times, not every moment."""
+
+    def credentials(self, registry: str) -> Mapping[str, Any] | None:
+        """What the call itself brings for the registry of that host; None for nothing. Never recorded.
+
+        DriverError when whoever was to say it has failed.
+        """
+
     def progress(self, text: str) -> None:
         """One line for a person who waits; may be dropped."""
 
@@ -145,7 +159,11 @@ class HealthCheck(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What was prepared. `stop_signal` is the one in force: the spec's, the image's, or TERM."""
+    """What was prepared. `stop_signal` is the one in force: the spec's, the image's, or TERM.
+
+    `network`: the one that was chosen of several.
+    `holder`: the container whose network it joins, from a pool. `hot`: other calls use the container before and after.
+    """
 
     container: str
     image_id: str | None = None
@@ -154,13 +172,20 @@ class Preparation(NamedTuple):
     stop_signal: str = "TERM"
     health: HealthCheck | None = None
     warnings: tuple[str, ...] = ()
+    holder: str | None = None
+    hot: bool = False
+    network: str | None = None
 
 
 class Beginning(NamedTuple):
-    """The process was started: the engine's time and the process id on this host, where known."""
+    """The process was started: the engine's time and the process id on this host, where known.
+
+    `ports`: where the published ones are, `{"80/tcp": ("0.0.0.0:49153",)}`.
+    """
 
     engine_at: int | None = None
     pid: int | None = None
+    ports: dict[str, tuple[str, ...]] | None = None
 
 
 class Observation(NamedTuple):
@@ -175,6 +200,27 @@ class Observation(NamedTuple):
     health: str | None = None
     health_output: str | None = None
     pid: int | None = None
+    ports: dict[str, tuple[str, ...]] | None = None
+
+
+class Process(NamedTuple):
+    """One process of a container, by the numbers of its host. `cpu_seconds` None: it is not said."""
+
+    pid: int
+    parent: int | None
+    user: str
+    cpu_seconds: float | None
+    command: str
+
+
+class Execution(NamedTuple):
+    """Another command, to be run in a container. `interactive`: it reads our standard input."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    user: str | None = None
+    workdir: str | None = None
+    interactive: bool = False
 
 
 class Trace(NamedTuple):
@@ -192,7 +238,10 @@ class Trace(NamedTuple):
 
 
 class Leftover(NamedTuple):
-    """A container of this ledger, as found. `kept` until somebody removes it; `created_at` in ns."""
+    """A container of this ledger, as found; `created_at` in ns. An empty `uid`: its runner's, and no call's.
+
+    With the status `gone` there is none (any more), but something that was made for it: a network, a volume.
+    """
 
     uid: str
     runner: str
@@ -249,6 +298,22 @@ class Container(Protocol):
     def signal(self, name: str) -> bool:
         """Send a signal; False when there is no running process to take it."""
 
+    def pause(self) -> bool:
+        """Freeze its processes, and report Froze; False when nothing runs. What is frozen already stays so."""
+
+    def resume(self) -> bool:
+        """Let them go on, and report Thawed; False when nothing runs. What goes on already is left alone."""
+
+    def processes(self) -> list[Process]:
+        """Its processes now; none when nothing runs."""
+
+    def execute(self, wanted: Execution, output: Callable[[int, bytes], None]) -> int:
+        """Run another command in it, to its end; -> its exit code. `output` gets (stream, bytes), all in this thread.
+
+        DriverError when nothing runs, or where there is no such thing. It is no part of the call: it is not stopped
+        with it, and nothing it writes is reported.
+        """
+
     def inspect(self) -> Observation:
         """The truth, as far as the source knows it."""
 
@@ -266,9 +331,10 @@ class Container(Protocol):
 
 
 class Driver(Protocol):
-    """A way to carry out calls. Thread-safe."""
+    """A way to carry out calls. Thread-safe. `takes_image`: whether its calls have an image."""
 
     name: str
+    takes_image: bool
 
     def check(self, spec: Spec) -> None:
         """SpecError for an option that this driver cannot honour, before anything is written."""
@@ -284,7 +350,7 @@ class Driver(Protocol):
         """
 
     def leftovers(self) -> list[Leftover]:
-        """Every container of this ledger, running or not, in one request. Those of other ledgers are not ours."""
+        """Every container of this ledger, running or not, and what was made for those that are gone."""
 
     def reap(self, leftover: Leftover) -> None:
         """Remove it, with what it left behind. Gone already is fine."""

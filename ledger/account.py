@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from machine.states import State
+from machine.states import Kind, State
 
 Row = dict[str, Any]
 
@@ -20,8 +20,12 @@ _LIVE_PEAK = (
     "SELECT coalesce((SELECT mem_peak_bytes FROM sample WHERE call_id = call.id ORDER BY seq DESC LIMIT 1), "
     "(SELECT max(mem_usage_bytes) FROM sample WHERE call_id = call.id))"
 )
+_SAID = "(SELECT iif(json_valid(data), data ->> '$.{}', NULL) FROM event WHERE call_id = call.id AND kind = {})"
 CALLS = (
-    "SELECT *, "
+    f"SELECT *, {_SAID.format('network', tuple(Kind).index(Kind.PREPARED))} AS network, "
+    f"{_SAID.format('ports', tuple(Kind).index(Kind.STARTED))} AS ports, "
+    f"{_SAID.format('waited', Kind.ADMITTED.code)} AS waited, "
+    f"{_SAID.format('lacking', Kind.ADMITTED.code)} AS lacking, "
     "iif(ended_at IS NULL, (SELECT max(seq) FROM sample WHERE call_id = call.id), samples) AS now_samples, "
     f"iif(ended_at IS NULL, ({_LIVE_CPU}), cpu_ns) AS now_cpu, "
     f"iif(ended_at IS NULL, ({_LIVE_PEAK}), mem_peak_bytes) AS now_peak FROM call"
@@ -68,13 +72,16 @@ def account(row: Mapping[str, Any], now: int) -> Row:
         "never_ran": bool(row["never_ran"]),
         **{name: iso(row[name]) for name in ("created_at", "started_at", "ended_at")},
         "seconds": seconds,
+        "waited_seconds": None if row["waited"] is None else row["waited"] / 1e9,
+        "lacking": json.loads(row["lacking"] or "[]"),
         "cpu_seconds": None if row["now_cpu"] is None else row["now_cpu"] / 1e9,
         "mem_peak_bytes": row["now_peak"],
         "samples": row["now_samples"] or 0,
         "gaps": row["gaps"],
         "pruned": row["pruned"].split(",") if row["pruned"] else [],
         "evidence": json.loads(row["evidence"] or "{}"),
-        **{name: row[name] for name in ("message", "container", "image_id")},
+        **{name: row[name] for name in ("message", "container", "image_id", "network")},
+        "ports": json.loads(row["ports"] or "{}"),
         "spec": json.loads(row["spec"]),
         "events": row["events"],
     }

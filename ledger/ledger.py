@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ from ledger.sqlite import connect_reader, explain, scalar, sqlite3
 from ledger.writer import Writer
 from machine.facts import Owner
 from machine.samples import Sample
-from machine.states import Kind, State
+from machine.states import REQUESTS, Kind, State
 
 
 class Request(NamedTuple):
@@ -38,15 +39,18 @@ class Ledger:
         foreign: Callable[[], None] = lambda: None,
         owner: Owner | None = None,
         warn: Callable[[str], None] = lambda _: None,
+        *,
+        attend: bool = False,
     ) -> None:
         """Open or create `path`; `foreign` is called (in the writer's thread) after another process wrote.
 
         With an `owner`, what says where a call is can be appended only to that runner's own calls; and what runners
-        that are gone could not write is taken in from their spools. `warn` gets lines for a person.
+        that are gone could not write is taken in from their spools. With `attend` its lease is taken at once, and not
+        with its first event. `warn` gets lines for a person.
         """
         self.path = Path(path)
         self._owner = owner.runner if owner else None
-        self._writer = Writer(self.path, foreign, owner, warn)
+        self._writer = Writer(self.path, foreign, owner, warn, attend=attend)
         self._reader = connect_reader(self.path)
         self._reading = threading.Lock()
         self.id: str = scalar(self._reader, "SELECT value FROM meta WHERE key = 'ledger'")
@@ -64,6 +68,10 @@ class Ledger:
     def submit(self, uid: str, at: int, data: str) -> int:
         """Begin a call; -> the id that its rows refer to. Durable on return."""
         return self._writer.event(EventIn(None, Kind.SUBMITTED, State.PREPARING, at, None, data, uid))
+
+    def post_submitted(self, uid: str, at: int, data: str) -> Future[int]:
+        """As `submit`, without waiting: many at once share a commit."""
+        return self._writer.post(EventIn(None, Kind.SUBMITTED, State.PREPARING, at, None, data, uid))
 
     def append(self, call_id: int, kind: Kind, state: State | None, at: int, elapsed_ns: int | None, data: str) -> None:
         """Append an event. Durable on return: in the file or, while that cannot be written, in the spool beside it.
@@ -108,16 +116,15 @@ class Ledger:
         return self._writer.unwritten
 
     def requests(self, call_ids: Iterable[int]) -> list[Request]:
-        """Every cancel and kill request in the log of these calls, oldest first."""
-        wanted = sorted(set(call_ids))
-        marks = ", ".join("?" * len(wanted))
+        """Every request (`machine.states.REQUESTS`) in the log of these calls, oldest first."""
+        wanted = json.dumps(sorted(set(call_ids)))  # there is a limit to the number of parameters
         statement = (
-            f"SELECT call_id, seq, kind, data FROM event WHERE call_id IN ({marks}) "
-            f"AND kind IN ({Kind.CANCEL_REQUESTED.code}, {Kind.KILL_REQUESTED.code}) ORDER BY id"
+            "SELECT call_id, seq, kind, data FROM event WHERE call_id IN (SELECT value FROM json_each(?)) "
+            f"AND kind IN ({', '.join(str(kind.code) for kind in REQUESTS.values())}) ORDER BY id"
         )
         kinds = tuple(Kind)
         with self._read() as reader:
-            rows: list[Any] = reader.execute(statement, wanted).fetchall()
+            rows: list[Any] = reader.execute(statement, (wanted,)).fetchall()
         return [Request(call_id, seq, kinds[kind], data) for call_id, seq, kind, data in rows]
 
     def images(self) -> list[Use]:

@@ -140,7 +140,7 @@ class Log:
             "pending": _pending(past, history),
             "gaps": row["gaps"],
             "pruned": self.pruned,
-            "call": account({**row, **self._used(row, sample, moment)}, moment.at),
+            "call": account({**row, **self._used(row, sample, moment), **_reached(past)}, moment.at),
         }
 
     def _place(self, moment: Moment) -> Row:
@@ -200,6 +200,19 @@ class Log:
     def _all(self, statement: str, *values: Any) -> list[Any]:
         with explain(self._path):
             return self._connection.execute(statement, (self._call_id, *values)).fetchall()
+
+
+def _reached(past: Sequence[Past]) -> Row:
+    """What `account` is told beside the row of how the call is reached and how it waited: what its events say."""
+    said = {event.kind: event.data for event in past}
+    ports = said.get(Kind.STARTED, {}).get("ports")
+    admitted = said.get(Kind.ADMITTED, {})
+    return {
+        "network": said.get(Kind.PREPARED, {}).get("network"),
+        "ports": ports and json.dumps(ports),
+        "waited": admitted.get("waited"),
+        "lacking": json.dumps(admitted.get("lacking", [])),
+    }
 
 
 def _whole(rows: Sequence[Sequence[Any]]) -> Row:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from ledger.account import CALLS, Row, account, conditions
 from ledger.images import Use, uses
-from ledger.lease import Unsettled, unsettled
+from ledger.lease import Lease, Unsettled, unsettled
 from ledger.query import query
 from ledger.sqlite import connect_reader, explain, has_reset_bug, scalar, sound, sqlite3, suspect
 from machine.errors import AmbiguousCallError, UnknownCallError, UsageError
@@ -235,6 +235,11 @@ class Reader:
         """Whether nothing more will be written about a call: it is over and cleaned up, or long over."""
         statement = "SELECT ended_at IS NOT NULL AND (cleaned OR ended_at < ?) FROM call WHERE id = ?"
         return bool(self._one(statement, self._now() - SETTLE_NS, call_id))
+
+    def lease(self, runner: str) -> Lease | None:
+        """The lease of a runner; None when it has none (any more)."""
+        found = self._rows("SELECT * FROM lease WHERE runner = ?", (runner,))
+        return Lease(*found[0].values()) if found else None
 
     def fate(self, uid: str) -> Fate | None:
         """What became of a call; None when the ledger does not know it."""

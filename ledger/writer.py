@@ -44,11 +44,13 @@ class Writer:
         foreign: Callable[[], None] = lambda: None,
         owner: Owner | None = None,
         warn: Callable[[str], None] = lambda _: None,
+        *,
+        attend: bool = False,
     ) -> None:
         """Open (or create) the ledger; `foreign` is called when another process has written to it.
 
-        `owner`: the runner whose lease is taken with its first event, and renewed until `close`; what runners that
-        are gone have left in their spools is taken in. `warn` gets a line for a person.
+        `owner`: the runner whose lease is taken with its first event, or now to `attend`, and renewed until `close`;
+        what runners that are gone have left in their spools is taken in. `warn` gets a line for a person.
         """
         self._path = path
         self._owner = owner
@@ -68,7 +70,7 @@ class Writer:
         self.unwritten = ""
         """After `close`: why something is missing from the ledger, and where it is; else empty."""
         if owner is not None:
-            self._take_in()
+            self._begin(owner if attend else None)
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -103,10 +105,15 @@ class Writer:
         self._queue.close()
         self._thread.join()
 
-    def _take_in(self) -> None:
+    def _begin(self, attending: Owner | None) -> None:
         try:
             with explain(self._path):
                 take_in(self._connection, self._path, self._warn)
+                if attending is not None:
+                    self._backlog.reserve(self._connection)
+                    with transaction(self._connection, "attend"):
+                        lease.take(self._connection, attending, time.time_ns())
+                    self._beat_at = time.monotonic()
         except BaseException:
             self._connection.close()
             raise

@@ -5,7 +5,9 @@ CallsError                      everything this program raises on purpose
 │   ├── SpecError               one option of a call is wrong; `.option` names it
 │   ├── UnknownCallError        a CALL that matches nothing
 │   │   └── AmbiguousCallError  a CALL that matches several
-│   └── CallEndedError          nothing can be asked of a call that is over
+│   ├── CallEndedError          nothing can be asked of a call that is over
+│   └── NotRunningError         what was asked of a call needs a process that runs
+├── UndoneError                 what was asked of a call was not done: refused, or nobody answered
 ├── IllegalTransitionError      the table has no such rule; nothing was written
 ├── LedgerError                 the file: not a ledger, newer, read-only, full, locked
 │   ├── NothingSavedError       a file so damaged that no event of a ledger is left in it
@@ -60,6 +62,16 @@ class CallEndedError(UsageError):
     """What was asked of a call can be done only before its end. Nothing was written."""
 
     no = True
+
+
+class NotRunningError(UsageError):
+    """What was asked of a call can be done only while its process runs. Nothing was written."""
+
+    no = True
+
+
+class UndoneError(CallsError):
+    """What was asked of a call is in its log and was not carried out: it was refused, or nobody answered."""
 
 
 class IllegalTransitionError(CallsError):

@@ -77,7 +77,11 @@ class Pulled(Fact):
 
 
 class Prepared(Fact):
-    """The container is created and has not started. `image_digest` is what will really run."""
+    """The container is created and has not started. `image_digest` is what will really run.
+
+    `network`: the one that was chosen of several.
+    `holder`: the container of a pool whose network it joins. `hot`: it is a container of several calls.
+    """
 
     kind = Kind.PREPARED
     container: str
@@ -85,15 +89,22 @@ class Prepared(Fact):
     image_digest: str | None = None
     cgroup_parent: str | None = None
     warnings: tuple[str, ...] = ()
+    holder: str | None = None
+    hot: Literal[True] | None = None
+    network: str | None = None
 
 
 class Started(Fact):
-    """The process runs. `engine_at` is the engine's StartedAt."""
+    """The process runs. `engine_at` is the engine's StartedAt.
+
+    `ports`: where the published ones are, `{"80/tcp": ["0.0.0.0:49153"]}`.
+    """
 
     kind = Kind.STARTED
     engine_at: int | None = None
     pid: int | None = None
     deadline: int | None = None
+    ports: dict[str, tuple[str, ...]] | None = None
 
 
 class HealthAwaited(Fact):
@@ -136,11 +147,14 @@ class Ended(_Kept):
 
 
 class Signalled(Fact):
-    """We sent a signal, or tried: `error` is the engine's answer when it did not arrive."""
+    """We sent a signal, or tried: `error` is the engine's answer when it did not arrive.
+
+    Of a pause, and of its end, only the failure is told here, as STOP and CONT; what worked is `paused`, `resumed`.
+    """
 
     kind = Kind.SIGNALLED
     signal: str
-    why: Literal["deadline", "health", "unhealthy", "cancel", "kill"]
+    why: Literal["deadline", "health", "unhealthy", "cancel", "kill", "signal", "pause", "resume"]
     error: str | None = None
 
 

@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 
 from machine.facts import Ended
 from machine.spec import Spec
-from machine.states import Kind, Reason, State
+from machine.states import REQUESTS, Kind, Reason, State
 from machine.table import VERDICTS
 from machine.verdict import Evidence, Verdict, Why
-
-_ANSWERS = {"cancel": Kind.CANCEL_REQUESTED, "kill": Kind.KILL_REQUESTED}
-"""Which request is answered by a signal, by why the signal was sent."""
 
 
 class Past(NamedTuple):
@@ -96,11 +93,37 @@ class History:
 
     def _take_request(self, event: Past) -> None:
         data = event.data
-        if event.kind in _ANSWERS.values():
+        if event.kind in REQUESTS.values():
             self.pending[event.seq] = event.kind
+        elif event.kind is Kind.PAUSED:
+            self._answer(Kind.PAUSE_REQUESTED)
+        elif event.kind is Kind.RESUMED:
+            self._answer(Kind.RESUME_REQUESTED)
         elif event.kind is Kind.SIGNALLED:
-            answered = _ANSWERS.get(data["why"])
-            self.pending = {seq: kind for seq, kind in self.pending.items() if kind is not answered}
+            self._answer(REQUESTS.get(data["why"]))
             if not data.get("error"):
-                self.last_signal = Signal(event.at, data["signal"], data["why"])
-                self.evidence.stop, self.evidence.stop_signal = data["why"], data["signal"]
+                self._take_signal(event)
+        self._drop_moot()
+
+    def _take_signal(self, event: Past) -> None:
+        data = event.data
+        if data["why"] == "signal":
+            self.evidence.messages.add(data["signal"])
+            return
+        self.last_signal = Signal(event.at, data["signal"], data["why"])
+        self.evidence.stop, self.evidence.stop_signal = data["why"], data["signal"]
+
+    def _answer(self, kind: Kind | None) -> None:
+        """A request of this kind is answered: of messages the oldest, each being one signal; of others all."""
+        asked = [seq for seq, pending in self.pending.items() if pending is kind]
+        for seq in asked[:1] if kind is Kind.SIGNAL_REQUESTED else asked:
+            del self.pending[seq]
+
+    def _drop_moot(self) -> None:
+        """Nothing comes of a wish for what is so already."""
+        frozen = self.state is State.PAUSED
+        moot, other = Kind.PAUSE_REQUESTED, Kind.RESUME_REQUESTED
+        if not frozen:
+            moot, other = other, moot
+        if other not in self.pending.values():
+            self._answer(moot)

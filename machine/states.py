@@ -7,7 +7,7 @@ The numeric codes are stored in ledgers for ever: append to these enums, never r
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 
 class _Coded(StrEnum):
@@ -104,7 +104,20 @@ class Reason(StrEnum):
     RESOURCES = "resources"
 
 
+Request = Literal["cancel", "kill", "signal", "pause", "resume"]
+REQUESTS: dict[Request, Kind] = {
+    "cancel": Kind.CANCEL_REQUESTED,
+    "kill": Kind.KILL_REQUESTED,
+    "signal": Kind.SIGNAL_REQUESTED,
+    "pause": Kind.PAUSE_REQUESTED,
+    "resume": Kind.RESUME_REQUESTED,
+}
+"""What can be asked of a call through its log, by what whoever conducts it is to do."""
+
 TERMINAL = frozenset((State.SUCCESS, State.ERROR, State.TIMEOUT, State.KILLED, State.CANCELLED))
+
+STARTED = frozenset((State.RUNNING, State.HEALTH_WAIT, State.PAUSED))
+"""The states of a call that runs."""
 
 REASONS: dict[State, frozenset[Reason]] = {
     State.SUCCESS: frozenset((Reason.EXIT,)),

@@ -41,7 +41,8 @@ class Evidence(Record):
 
     `exits` maps a source ("die", "inspect", "wait4") to the exit code it reported. `stop` is why we
     stopped it, set only once a signal of ours was delivered. `recovered`: another runner saw the beginning, and
-    nobody a part of what came then. `engine_stop`: the engine stopped it as it was started again.
+    nobody a part of what came then. `engine_stop`: the engine stopped it as it was started again. `messages`:
+    signals of ours that were not to end it.
     Times in ns, the engine's clock.
     """
 
@@ -52,6 +53,7 @@ class Evidence(Record):
     near_limit: bool = False
     stop: Why | None = None
     stop_signal: str | None = None
+    messages: set[str] = set()  # noqa: RUF012
     unconfirmed: bool = False
     external_signal: str | None = None
     external_stop: bool = False
@@ -76,8 +78,9 @@ class Evidence(Record):
         for name in ("started_at", "finished_at", "stop", "external_signal", "death_signal", "error"):
             if getattr(self, name) is not None:
                 seen[name] = getattr(self, name)
-        if self.oom:
-            seen["oom"] = sorted(self.oom)
+        for name in ("messages", "oom"):
+            if getattr(self, name):
+                seen[name] = sorted(getattr(self, name))
         for name in _FLAGS:
             if getattr(self, name):
                 seen[name] = True
@@ -112,14 +115,14 @@ def _cause(seen: Evidence) -> tuple[State, Reason, str | None]:
         return State.ERROR, Reason.DESTROYED, seen.external_signal
     if seen.external_signal is not None and _ended_by(seen, code):
         return State.KILLED, Reason.EXTERNAL, seen.external_signal
+    if (message := _fatal(seen, code)) is not None:
+        return State.KILLED, Reason.USER, message
     if code == SIGKILL_EXIT and seen.started_at is not None and _oom(seen):
         return State.KILLED, Reason.OOM, "KILL"
     if seen.engine_stop or (seen.engine_lost and code in (None, ENGINE_LOST_TRACK, SIGKILL_EXIT)):
         return State.ERROR, Reason.ENGINE_LOST, None
-    if code is None:
-        return State.ERROR, Reason.DESTROYED if seen.destroyed else Reason.LOST, None
-    if seen.started_at is None:
-        return State.ERROR, Reason.LOST, None
+    if code is None or seen.started_at is None:
+        return State.ERROR, Reason.DESTROYED if seen.destroyed and code is None else Reason.LOST, None
     if seen.death_signal is not None:
         return State.KILLED, Reason.EXTERNAL, signal_name(seen.death_signal)
     if code == 0:
@@ -134,6 +137,11 @@ def _answers(seen: Evidence, code: int | None) -> bool:
     return code == 128 + signal_number(seen.stop_signal or "KILL")
 
 
+def _fatal(seen: Evidence, code: int | None) -> str | None:
+    """The message that was the end all the same: the exit code names it."""
+    return next((name for name in sorted(seen.messages) if code == 128 + signal_number(name)), None)
+
+
 def _ended_by(seen: Evidence, code: int | None) -> bool:
     """Whether the foreign signal ended it: a stop, a removal, or an exit code that names the signal."""
     if seen.external_stop or seen.destroyed or code is None:
@@ -144,6 +152,7 @@ def _ended_by(seen: Evidence, code: int | None) -> bool:
 def _oom(seen: Evidence) -> Literal["certain", "likely"] | None:
     if seen.oom:
         return "certain"
-    if seen.near_limit and seen.exit_code == SIGKILL_EXIT and seen.stop is None and seen.external_signal is None:
+    signalled = seen.stop or seen.external_signal or "KILL" in seen.messages
+    if seen.near_limit and seen.exit_code == SIGKILL_EXIT and not signalled:
         return "likely"
     return None

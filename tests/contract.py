@@ -64,6 +64,12 @@ class Ear:
         """See `Watcher`."""
         self.pulls.append((image, seconds, fallback))
 
+    def pull_progressed(self, image: str, current: int, total: int) -> None:
+        """See `Watcher`."""
+
+    def credentials(self, registry: str) -> None:
+        """See `Watcher`."""
+
     def progress(self, text: str) -> None:
         """See `Watcher`."""
 
@@ -210,7 +216,8 @@ def docker() -> Iterator[Stage]:
     labels = Labels(ledger=str(uuid.uuid4()), runner=str(uuid.uuid4()))
     options = {"image": "busybox", "network": "none"}
     yield Stage(make(labels), labels, make, SystemClock(), options, f"{labels.runner}-")
-    client = drivers[0].client
+    drivers.append(DockerDriver(pump, labels))  # the test may have closed the others
+    client = drivers[-1].client
     left = [one for each in ledgers for one in client.containers(all=True, filters={"label": f"{LABEL}ledger={each}"})]
     for container in left:
         client.remove_container(container, force=True)

@@ -45,6 +45,7 @@ class Box:
         self.unreadable = False  # its exit status is lost, as when the shim was killed
         self.log: list[tuple[int, bytes]] = []
         self.writers: set[asyncio.StreamWriter] = set()
+        self.unread: list[tuple[int, bytes]] | None = None  # written while there is no engine
         self._tell = tell
         self._process: subprocess.Popen[bytes] | None = None
         self._pipes: list[asyncio.ReadTransport] = []
@@ -132,9 +133,18 @@ class Box:
 
     def output(self, number: int, data: bytes) -> None:
         """The process wrote."""
+        if self.unread is not None:
+            self.unread.append((number, data))
+            return
         self.log.append((number, data))
         for writer in self.writers:
             writer.write(frame(number, data))
+
+    def found(self) -> None:
+        """The engine is back: what was written meanwhile is read now, unless the process has ended."""
+        unread, self.unread = self.unread or [], None
+        if self.running:
+            self.log += unread
 
     def output_ended(self) -> None:
         """One of its streams is at its end."""
@@ -170,6 +180,15 @@ class Box:
             elif _handles(self._process.pid, number):
                 os.kill(self._process.pid, number)
         self._tell("kill", signal=str(number))
+
+    def top(self) -> dict[str, Any]:
+        """What ps says of its processes."""
+        if not self.running or self._process is None:
+            raise Refused(409, f"Container {self.id} is not running")
+        words = ["ps", "-s", str(self._process.pid), "-o", "user,pid,ppid,time,args"]
+        lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+        titles, *rows = [line.split(maxsplit=4) for line in lines]
+        return {"Titles": titles, "Processes": rows}
 
     def freeze(self) -> None:
         """Pause."""

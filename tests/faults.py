@@ -45,6 +45,10 @@ class Told(NamedTuple):
         """The gaps in one thing."""
         return [gap for gap in self.of("gap") if gap["of"] == of]
 
+    def at(self, kind: str) -> float:
+        """When the first event of a kind was, in seconds since the beginning."""
+        return float(next(event["t_seconds"] for event in self.events if event["kind"] == kind))
+
     def kinds(self) -> list[str]:
         """The kinds of its events, but gaps."""
         return [event["kind"] for event in self.events if event["kind"] != "gap"]

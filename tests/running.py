@@ -165,7 +165,7 @@ def under(*words: str, **options: Any) -> Iterator[Under]:
 
 @contextmanager
 def nothing_left(engine: docker.APIClient) -> Iterator[None]:
-    """Afterwards no container and no control group of the test's ledger may be there."""
+    """Afterwards no container, control group, network and volume of the test's ledger may be there."""
     yield
     path = Path(os.environ["CALLS_LEDGER"])
     if not path.exists():
@@ -175,9 +175,15 @@ def nothing_left(engine: docker.APIClient) -> Iterator[None]:
         uids = [uid for (uid,) in reader.query("SELECT uid FROM call")[1]]
     left = engine.containers(all=True, filters={"label": f"call-ledger.ledger={identity}"})
     groups = [path for uid in uids for path in Path("/sys/fs/cgroup").glob(f"*/call-{uid}")]
+    filters = {"label": f"call-ledger.ledger={identity}"}
+    networks, volumes = engine.networks(filters=filters), engine.volumes(filters=filters)["Volumes"] or []
     for container in left:
         engine.remove_container(container, force=True)
-    assert (left, groups) == ([], [])
+    for network in networks:
+        engine.remove_network(network["Id"])
+    for volume in volumes:
+        engine.remove_volume(volume["Name"])
+    assert (left, groups, networks, volumes) == ([], [], [], [])
 
 
 def discard(engine: docker.APIClient, uid: str) -> None:

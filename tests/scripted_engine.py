@@ -157,9 +157,12 @@ class Engine:
         self._ring.clear()
         for box in self.boxes.values():
             box.writers.clear()
+            box.unread = []
 
     async def _restart(self) -> None:
         self._alive = True
+        for box in self.boxes.values():
+            box.found()
         if not self.live_restore:  # it stops what still runs before it listens, and remembers having done so
             await asyncio.gather(*(box.stop(self.grace) for box in self.boxes.values() if box.running))
         await self._server.open()
@@ -198,6 +201,8 @@ class Engine:
         words = request.path.strip("/").split("/")
         if words[0] == "containers":
             return await self._containers(request, words[1:])
+        if words[0] == "images":
+            return await self._images(request, words[1:])
         match request.method, words:
             case "GET", ["_ping"]:
                 return Answer(200, b"OK")
@@ -208,11 +213,19 @@ class Engine:
                 return document({**known, "LiveRestoreEnabled": self.live_restore, "ID": "SCRIPTED"})
             case "GET", ["events"]:
                 return Answer(200, self._events(request))
-            case "POST", ["images", "create"]:
+            case "GET", ["networks"]:
+                return document([])  # nothing but containers can be made here
+            case "GET", ["volumes"]:
+                return document({"Volumes": [], "Warnings": None})
+        raise Refused(404, "page not found")
+
+    async def _images(self, request: Request, words: list[str]) -> Answer:
+        match request.method, words:
+            case "POST", ["create"]:
                 return await self._pull(request)
-            case "GET", ["images", "json"]:
+            case "GET", ["json"]:
                 return document([{"Id": IMAGE_ID, "RepoTags": sorted(self.images), "RepoDigests": []}])
-            case "GET", ["images", *name, "json"]:
+            case "GET", [*name, "json"]:
                 return document(self._image("/".join(name)))
         raise Refused(404, "page not found")
 
@@ -235,6 +248,8 @@ class Engine:
                 return document(box.inspect())
             case "GET", "stats":
                 return Answer(200, self._stats(box))
+            case "GET", "top":
+                return document(box.top())
             case "GET", "logs":
                 return Answer(200, _logs(box, follow=request.flag("follow")))
             case "POST", "attach":
@@ -285,6 +300,7 @@ class Engine:
                     "Created": box.created // 10**9,
                     "Labels": box.labels,
                     "State": box.status,
+                    "HostConfig": {"NetworkMode": (box.config.get("HostConfig") or {}).get("NetworkMode") or "default"},
                 }
 
     async def _remove(self, box: Box, *, force: bool) -> Answer:

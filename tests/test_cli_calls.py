@@ -17,6 +17,7 @@ from machine import facts
 from machine.states import Reason, State
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+NO_ENGINE = "unix:///nowhere/docker.sock"  # then a call that has no runner is left as it is
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ class TestLogs:
         expected = f"{first} a\n{first} bc\n{second} \n{second} d"
         assert command("logs", "-t", "@last").stdout == expected
 
-    def test_follow_until_the_end(self, ledger: Path) -> None:
+    def test_follow_until_the_end(self, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
         with Ledger(ledger) as writing:
             call = Call(writing, 1).start().write(1, 0, b"early\nfirst\n").note(facts.OomSeen(source="event"))
             words = [*COMMAND, "logs", "-f", "--tail", "1", "@last"]
@@ -98,7 +100,8 @@ class TestWait:
     def test_without_an_exit_code_what_run_would_have_said(self, said: Said) -> None:
         assert said("wait", uid(6), "stopped") == (0, "125\n130\n", "")
 
-    def test_until_the_end(self, ledger: Path) -> None:
+    def test_until_the_end(self, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
         with Ledger(ledger) as writing:
             call = Call(writing, 1).start()
             with subprocess.Popen([*COMMAND, "wait", "@last"], stdout=subprocess.PIPE, text=True) as process:
@@ -168,13 +171,14 @@ class TestDoctor:
     def test_no_engine(self, said: Said, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
         status, out, err = said("doctor", "--json")
-        engine, ledger = json.loads(out)
+        engine, ledger, drivers = json.loads(out)
         assert (status, err) == (1, "")
         assert (engine["check"], engine["verdict"]) == ("engine", "bad")
         assert "no Docker Engine at unix:///nowhere/docker.sock" in engine["detail"]
         assert (ledger["check"], ledger["verdict"]) == ("ledger", "ok")
         assert ledger["detail"].startswith(f"{path}  ")
-        assert "schema 1  WAL  10 calls  SQLite 3." in ledger["detail"]
+        assert "schema 2  WAL  10 calls  SQLite 3." in ledger["detail"]
+        assert drivers == {"check": "drivers", "verdict": "ok", "detail": "docker, local"}
 
     def test_no_ledger_is_no_fault_and_none_is_made(self, command: Command, ledger: Path) -> None:
         rows = {row["check"]: row for row in json.loads(command("doctor", "--json").stdout)}
@@ -191,5 +195,5 @@ class TestDoctor:
     @pytest.mark.engine
     def test_an_engine(self, command: Command) -> None:
         rows = {row["check"]: row for row in json.loads(command("doctor", "--json").stdout)}
-        assert list(rows) == ["engine", "samples", "totals", "ledger", "clock"]
+        assert list(rows) == ["engine", "samples", "totals", "ledger", "clock", "drivers"]
         assert (rows["engine"]["verdict"], rows["clock"]["verdict"]) == ("ok", "ok")

@@ -147,8 +147,11 @@ def test_the_entrypoint() -> None:
     assert run("--entrypoint", "", IMAGE, "echo", "none") == (0, b"none\n", b"")
 
 
-def test_the_host_network(inspect: Inspect) -> None:
-    assert inspect("--network", "host", IMAGE, "sleep", "60")["HostConfig"]["NetworkMode"] == "host"
+def test_the_host_network(engine: docker.APIClient) -> None:
+    assert calls("run", "--network", "host", "--keep", IMAGE, "true").status == 0
+    uid = shown()["id"]
+    assert engine.inspect_container(uid)["HostConfig"]["NetworkMode"] == "host"
+    discard(engine, uid)
 
 
 def test_a_stop_signal_and_the_grace_after_it() -> None:

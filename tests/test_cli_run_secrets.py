@@ -81,7 +81,8 @@ def test_what_is_shown_instead(options: list[str], reader: Reader) -> None:
     said = run(*options, "-e", "PLAIN=plain", "--json", IMAGE, "echo", f"is {TOKEN}, really")
     described = json.loads(said.err)
     assert not [secret for secret in SECRETS if secret in said.err.decode()]
-    assert described == shown() == json.loads(calls("show", "--json", "@last").out)
+    assert described == shown()
+    assert {**described, "orphan": False} == json.loads(calls("show", "--json", "@last").out)
     spec = described["spec"]
     assert (spec["env"], spec["command"]) == ({"PLAIN": "plain"}, ["echo", f"is {MARK}, really"])
     assert sorted(spec["secret"]) == ["C", "MY_PASSWORD", "T", "TOKEN"]

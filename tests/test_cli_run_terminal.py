@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import docker
 import pytest
 import running
-from registry import registry
+from registry import Registry, serving
 from running import ARMED, IMAGE, LIMIT, RUN, STUBBORN, events, hear, kinds, run, shown, told, under, until, verdict
 
 pytestmark = pytest.mark.engine
@@ -29,12 +29,12 @@ def nothing_left(engine: docker.APIClient) -> Iterator[None]:
 
 
 @pytest.fixture
-def image(engine: docker.APIClient) -> Iterator[tuple[str, str]]:
-    """An image that must be pulled, and its digest."""
-    with registry() as (name, digest):
-        yield name, digest
+def far(engine: docker.APIClient) -> Iterator[Registry]:
+    """A registry with an image that must be pulled."""
+    with serving() as registry:
+        yield registry
         with suppress(docker.errors.ImageNotFound):
-            engine.remove_image(name)  # by its name: another run of the tests may have the same image
+            engine.remove_image(registry.image)
 
 
 @contextmanager
@@ -60,23 +60,24 @@ def on_terminal(ours: int, theirs: int, *words: str) -> Iterator[subprocess.Pope
             process.kill()
 
 
-def test_progress_of_a_pull_goes_to_a_terminal(image: tuple[str, str]) -> None:
-    name, digest = image
-    with terminal() as (ours, theirs), under(*RUN, name, stderr=theirs) as call:
-        line = hear(ours, b"; calls show ")
+def test_progress_of_a_pull_goes_to_a_terminal(far: Registry) -> None:
+    far.gate.clear()
+    with terminal() as (ours, theirs), under(*RUN, far.image, stderr=theirs) as call:
+        line = hear(ours, b"#---")
+        far.gate.set()
+        line += hear(ours, b"; calls show ")
         status, out, _ = call.end()
     assert (status, out) == (127, b"")
     shown_first, *_, shown_last = line.split(b"\r\x1b[K")
     assert shown_first == b""
-    assert f"\r\x1b[Kpulling {name}: 1 Pulling from image".encode() in line
-    assert f"\r\x1b[Kpulling {name}:  Digest: {digest}"[:80].encode() in line
+    assert f"\r\x1b[Kpulling {far.image} [#####".encode() in line
     assert shown_last.startswith(b"calls: error/start-not-found: ")
-    assert kinds()[:3] == ["submitted", "pulled", "prepared"]
-    assert shown()["image_digest"] == digest
+    assert [kind for kind in kinds() if kind != "pull-progressed"][:3] == ["submitted", "pulled", "prepared"]
+    assert shown()["image_digest"] == far.digest
 
 
-def test_no_progress_elsewhere(image: tuple[str, str]) -> None:
-    said = run(image[0])
+def test_no_progress_elsewhere(far: Registry) -> None:
+    said = run(far.image)
     assert said[:2] == (127, b"")
     assert told(said).startswith("error/start-not-found: ")
 

@@ -70,7 +70,7 @@ def test_much_output_comes_whole(stage: Stage, ended: bool) -> None:  # noqa: FB
 
 
 def test_the_last_bytes_come_even_if_they_end_no_line(stage: Stage) -> None:
-    """The engine's own following of its log loses them three times in four."""
+    """The engine's own following of its log loses them more often than not."""
     command = shell("echo a; sleep 0.1; echo b; printf c; printf d >&2")
     successor = stage.successor()
     for number in range(6):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 
 import pytest
 from contract import FAILS, STAYS, SUCCEEDS, TALKS, Container, Stage, docker
 from engine_http import drop, hang, says
-from faults import UNCONNECTED
 from scripted_engine import Engine
 
 from driver.docker import container as container_module
@@ -19,18 +17,15 @@ from driver.protocol import STDOUT, Died, OutputEnded, Unwatched
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.states import Reason
 
-pytestmark = UNCONNECTED
-
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """A scripted one, and a driver that is soon out of patience."""
-    monkeypatch.setattr(output, "_PAUSES", (0, 0.05, 0.05))
+    monkeypatch.setattr(output, "_PAUSES", (0.05, 0.05))
     monkeypatch.setattr(container_module, "_LOOKS", (0, 0, 0))
     with Engine() as engine:
         monkeypatch.setitem(os.environ, "DOCKER_HOST", engine.url)
         yield engine
-    gc.collect()  # what docker-py leaves to the collector is not the next test's concern
 
 
 @pytest.fixture

@@ -68,6 +68,11 @@ def test_a_refusal_keeps_the_engines_words_on_one_line() -> None:
         ('exec: "/etc": is a directory: unknown', Reason.START_NOT_EXECUTABLE),
         ("exec format error", Reason.START_NOT_EXECUTABLE),
         ("network nosuch not found", Reason.START_REFUSED),
+        ("open /proc/sys/net/nosuch: no such file or directory: unknown", Reason.START_REFUSED),
+        ('gathering device information "/dev/nosuch": no such file or directory', Reason.START_REFUSED),
+        ("write /proc/sys/net/x: permission denied: unknown", Reason.START_REFUSED),
+        ("crun: executable file `nosuch` not found in $PATH: No such file or directory", Reason.START_NOT_FOUND),
+        ("crun: open executable: Permission denied: OCI permission denied", Reason.START_NOT_EXECUTABLE),
     ],
 )
 def test_why_a_start_was_refused(message: str, reason: Reason) -> None:

@@ -69,6 +69,20 @@ def test_row_13_what_obeys_the_returning_engine_and_exits_with_0_is_no_success(s
     assert told.evidence["engine_stop"]
 
 
+def test_row_13_an_end_is_not_judged_before_the_news_of_the_returning_engine(stage: World) -> None:
+    """Inspect shows exit code 0 a while before the events say what led to it."""
+    future = stage.script(WAITS)
+    box = stage.box(future)
+    stage.engine.kill9()
+    stage.until(future, "gap")
+    fault = stage.engine.lie("GET", "/events", drop, times=4)
+    stage.engine.come_back()
+    assert not box.running
+    told = stage.end(future)
+    assert told.verdict == ("error", "engine-lost", 0, None)
+    assert fault.met > 4
+
+
 @pytest.mark.parametrize(("code", "verdict"), [(0, DONE), (5, ("error", "exit", 5, None))])
 def test_row_13_what_ended_by_itself_meanwhile_has_its_true_code(
     stage: World, tmp_path: Path, code: int, verdict: tuple[object, ...]
@@ -83,7 +97,8 @@ def test_row_13_what_ended_by_itself_meanwhile_has_its_true_code(
     told = stage.end(future)
     assert told.verdict == verdict
     assert told.gaps("events")
-    assert stage.output(future) == b"up\nlast\n"
+    assert len(told.gaps("output")) == 1, "what it wrote meanwhile is lost, and that is said"
+    assert stage.output(future) == b"up\n"
 
 
 def test_row_13_an_engine_that_never_comes_back_is_no_success(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +125,8 @@ def test_row_14_with_live_restore_nothing_but_a_gap_is_left_of_it(lasting: World
     told, clean = lasting.end(future), lasting.end(lasting.script(script))
     assert (told.verdict, told.kinds()) == (clean.verdict, clean.kinds()) == (("error", "exit", 3, None), told.kinds())
     assert lasting.output(future) == b"up\nafter\n"
-    assert all(before < gap["since"] <= gap["until"] for gap in told.gaps("events"))
+    assert all(before < gap["since"] <= gap["until"] for gap in told.of("gap"))
+    assert len(told.gaps("output")) == 1
     assert not clean.of("gap")
 
 
@@ -213,10 +229,7 @@ def test_row_16_with_an_engine_that_takes_its_time_the_deadline_is_by_our_clock(
     future = stage.script(IGNORES, timeout="1s", stop_timeout="0")
     told = stage.end(future)
     assert told.verdict == ("timeout", "deadline", 137, None)
-    (started,), (signalled,) = (
-        [event["t_seconds"] for event in told.events if event["kind"] == kind] for kind in ("started", "signalled")
-    )
-    assert 1 <= signalled - started < 3
+    assert 1 <= told.at("signalled") - told.at("started") < 3
 
 
 # 17, 18: what does not answer, and what does not die.
@@ -227,12 +240,17 @@ def test_row_17_a_hanging_inspect_of_one_call_is_no_other_calls_business(
 ) -> None:
     monkeypatch.setattr(engine, "_PROMPT", 0.3)
     monkeypatch.setattr("calls.watch.RECORD", SECOND)
-    stuck, other = stage.script(IGNORES, timeout="1s", stop_timeout="0"), stage.script(WAITS)
-    stage.engine.lie("GET", f"{stage.box(stuck).id}/json", hang, times=None)
-    stage.engine.lie("GET", f"{stuck.id}/json", hang, times=None)
+    other = stage.script(WAITS)
+    stage.engine.lie("POST", "/start$", delay(0.5))
+    stuck = stage.submit("sh", "-c", IGNORES, timeout="1s", stop_timeout="0")
+    stage.until(stuck, "prepared")
+    fault = stage.engine.lie("GET", f"{stage.box(stuck).id}/json", hang, times=None)
+    stage.until(stuck, "started")
     assert stage.run("true").verdict == DONE
     told = stage.end(stuck)
     assert told.verdict == ("timeout", "deadline", 137, None)
+    assert fault.met
+    assert 1 <= told.at("signalled") - told.at("started") < 5
     stage.runner.cancel(other.id)
     assert stage.end(other).verdict == ("cancelled", "user", 0, None)
 

@@ -42,6 +42,8 @@ SHOWN = {
         "paused": 0.0,
         "total": 2.0,
     },
+    "waited_seconds": None,
+    "lacking": [],
     "cpu_seconds": 0.5,
     "mem_peak_bytes": 4 * MIB,
     "samples": 2,
@@ -51,6 +53,8 @@ SHOWN = {
     "message": None,
     "container": "c" * 64,
     "image_id": DIGEST,
+    "network": None,
+    "ports": {},
     "spec": {
         "image": "busybox:1",
         "command": ["sh", "-c", "echo out; echo err >&2"],

@@ -247,8 +247,7 @@ def test_a_runner_that_was_taken_for_dead_cannot_write_any_more_and_lets_the_pro
         assert len(stage.left()) == 1
 
 
-def test_what_was_settled_is_not_reaped_once_more(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calls.recover.DRIVERS", ("scripted",))
+def test_what_was_settled_is_not_reaped_once_more(ledger: Path) -> None:
     with Succession(ledger, exits(0, after=5)) as stage:
         stage.die(STARTED, written=True)
         stage.clock.advance(600 * SECOND)

@@ -287,6 +287,17 @@ def test_events_are_filtered_by_action_and_label(peer: Peer) -> None:
     assert peer._replace(label="nobody").events(since) == []
 
 
+def test_events_since_one_begin_with_that_one(peer: Peer) -> None:
+    """By this the driver knows an engine that was started again: it has forgotten."""
+    made = peer.run("true")
+    peer.ended(made)
+    until(lambda: peer.events("1", "die"), "the event of the end")
+    lines = peer.client.events(since="1", until=peer.now(), filters={"container": made}, decode=True)
+    last = [event["timeNano"] for event in lines][-1]
+    assert [action for action, _ in peer.events(stamp(last))] == ["die"]
+    assert peer.events(stamp(last + 1)) == []
+
+
 def test_an_attachment_gets_what_is_written_and_ends_with_it(peer: Peer) -> None:
     made = peer.make("sh", "-c", "printf out; printf err >&2")
     got = b""
@@ -333,6 +344,14 @@ def test_the_list_shows_what_runs_or_all(peer: Peer) -> None:
     found = {box["Id"]: (box["State"], box["Labels"]) for box in peer.client.containers(all=True, filters=filters)}
     labels = {"peer": peer.label}
     assert found == {made: ("created", labels), running: ("running", labels)}
+    assert {box["HostConfig"]["NetworkMode"] for box in peer.client.containers(all=True, filters=filters)} == {"none"}
+
+
+def test_nothing_but_containers_is_made(peer: Peer) -> None:
+    filters = {"label": f"peer={peer.label}"}
+    peer.run("true")
+    assert peer.client.networks(filters=filters) == []
+    assert not peer.client.volumes(filters=filters)["Volumes"]
 
 
 @pytest.mark.parametrize(("probe", "verdict"), [("echo fine", "healthy"), ("echo broken; false", "unhealthy")])

@@ -380,23 +380,29 @@ READING: dict[str, tuple[list[str], int]] = {
     "logs": (["ok"], 0),
     "wait": (["ok"], 0),
     "sql": (["SELECT * FROM calls"], 0),
+    "metrics": ([], 0),
     "verify": (["ok"], 0),
     "replay": (["ok"], 0),
     "backup": (["{out}"], 0),
     "salvage": (["{ledger}", "-o", "{out}"], 0),
 }
-"""The commands that only read the ledger, and their exit status. `doctor` asks the engine as well."""
+"""The commands that only read the ledger, and their exit status. `doctor` and `images` ask the engine
+as well; `exec` has exit statuses of its own."""
 WRITING: dict[str, list[str]] = {
     "cancel": ["live"],
     "kill": ["live"],
     "rebuild": [],
     "prune": ["--older-than", "0s"],
     "recover": [],
+    "pause": ["live"],
+    "resume": ["live"],
+    "signal": ["live", "HUP"],
+    "top": ["live"],
 }
 
 
 def test_every_command_is_one_that_reads_or_one_that_writes() -> None:
-    assert {*_COMMANDS} == {*READING, *WRITING, "run", "doctor"}
+    assert {*_COMMANDS} == {*READING, *WRITING, "run", "doctor", "images", "exec"}
 
 
 @pytest.mark.parametrize("name", READING)

@@ -35,6 +35,7 @@ SEEN = st.builds(
     near_limit=st.booleans(),
     stop=st.none() | st.sampled_from(WHYS),
     stop_signal=st.none() | st.sampled_from(SIGNALS),
+    messages=st.sets(st.sampled_from(SIGNALS)),
     unconfirmed=st.booleans(),
     external_signal=st.none() | st.sampled_from(SIGNALS),
     external_stop=st.booleans(),
@@ -77,6 +78,20 @@ ROWS: list[tuple[str, Evidence, tuple[State, Reason, str | None]]] = [
     ("calls kill -s TERM", ran(0, stop="kill", stop_signal="TERM"), (State.KILLED, Reason.USER, "TERM")),
     ("calls kill -s HUP, died of it", ran(129, stop="kill", stop_signal="HUP"), (State.KILLED, Reason.USER, "HUP")),
     ("calls kill -s HUP, went on", ran(0, stop="kill", stop_signal="HUP"), (State.SUCCESS, Reason.EXIT, None)),
+    ("calls signal TERM, ended well", ran(0, messages={"TERM"}), (State.SUCCESS, Reason.EXIT, None)),
+    ("calls signal TERM, died of it", ran(143, messages={"HUP", "TERM"}), (State.KILLED, Reason.USER, "TERM")),
+    ("calls signal TERM, ended otherwise", ran(1, messages={"TERM"}), (State.ERROR, Reason.EXIT, None)),
+    (
+        "calls signal KILL, memory short",
+        ran(137, messages={"KILL"}, oom={"event"}),
+        (State.KILLED, Reason.USER, "KILL"),
+    ),
+    ("calls signal TERM, no exit code", ran(None, messages={"TERM"}), (State.ERROR, Reason.LOST, None)),
+    (
+        "calls signal TERM, then docker stop",
+        ran(143, messages={"TERM"}, external_signal="TERM", external_stop=True),
+        (State.KILLED, Reason.EXTERNAL, "TERM"),
+    ),
     ("out of memory by the engine's flag", ran(137, oom={"inspect"}), (State.KILLED, Reason.OOM, "KILL")),
     ("out of memory by the engine's event", ran(137, oom={"event"}), (State.KILLED, Reason.OOM, "KILL")),
     ("out of memory by the kernel's counter", ran(137, oom={"cgroup"}), (State.KILLED, Reason.OOM, "KILL")),
@@ -123,6 +138,8 @@ def test_each_row_of_the_table(seen: Evidence, expected: tuple[State, Reason, st
         (ran(1, near_limit=True), None),
         (ran(137, near_limit=True, stop="cancel", stop_signal="KILL"), None),
         (ran(137, near_limit=True, external_signal="KILL"), None),
+        (ran(137, near_limit=True, messages={"KILL"}), None),
+        (ran(137, near_limit=True, messages={"TERM"}), "likely"),
         (ran(137), None),
     ],
 )
@@ -186,6 +203,18 @@ def test_a_message_of_the_user_is_nobodys_end_unless_the_code_says_so(seen: Evid
     assume(message.exit_code not in {None, 129})
     state, reason, signal = end(message)
     assert (state, reason, signal) != (State.KILLED, Reason.USER, "HUP")
+
+
+@given(SEEN)
+def test_messages_alone_end_nothing_unless_the_code_names_one(seen: Evidence) -> None:
+    assume(seen.exit_code not in {128 + signal_number(name) for name in seen.messages})
+    assume("KILL" not in seen.messages)
+    told, untold = decide(seen), decide(seen.replace(messages=set()))
+    assert (told.state, told.ended.reason, told.ended.signal) == (
+        untold.state,
+        untold.ended.reason,
+        untold.ended.signal,
+    )
 
 
 @given(SEEN)

@@ -99,14 +99,14 @@ def test_registry_unreachable(runner: calls.Runner) -> None:
 
 
 def test_create_refused(runner: calls.Runner) -> None:
-    call = runner.run(IMAGE, ["true"], volume=["/tmp:not-absolute"])
+    call = runner.run(IMAGE, ["true"], volume=["/tmp:/x:sometimes"])
     assert verdict(call) == ("error", "create-refused", None, None, None, True)
     assert call.message
     assert "{" not in call.message
 
 
 def test_start_refused(runner: calls.Runner) -> None:
-    assert run(runner, "true", network="no-such-network")[:2] == ("error", "start-refused")
+    assert run(runner, "true", sysctl={"net.nosuch": "1"})[:2] == ("error", "start-refused")
 
 
 def test_command_not_found(runner: calls.Runner) -> None:

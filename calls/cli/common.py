@@ -16,9 +16,10 @@ from machine.errors import CallEndedError, CallsError, LedgerError
 if TYPE_CHECKING:
     from ledger.account import Row
     from ledger.read import Reader
-    from machine.facts import CancelRequested, KillRequested
+    from machine.facts import Fact
 
 Command = Callable[..., Any]
+Ask = Callable[["Reader", Callable[..., None], str, "Fact"], None]
 
 LOOK = 0.1
 """Seconds between two looks whether somebody wrote; a look costs microseconds."""
@@ -79,10 +80,11 @@ def revive(reader: Reader) -> None:
         summon(reader.path)
 
 
-def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillRequested) -> int:
+def request(path: Path, calls: Sequence[str], fact: Fact, ask: Ask | None = None) -> int:
     """Write what is asked for into each call's log, where its runner sees it within a fifth of a second.
 
     Prints each CALL as it was given, like `docker kill`; -> 0, or 1 or 2 when one of them could not be asked.
+    `ask` takes the place of `put`.
     """
     from ledger.ledger import Ledger
     from ledger.read import Reader
@@ -91,7 +93,7 @@ def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillReques
     with Reader(path) as reader, Ledger(path) as ledger:
         for call in calls:
             try:
-                _ask(reader, ledger.append, call, fact)
+                (ask or put)(reader, ledger.append, call, fact)
             except CallsError as error:
                 click.echo(f"calls: {error}", err=True)
                 status = max(status, 1 if error.no else 2)
@@ -101,7 +103,8 @@ def request(path: Path, calls: Sequence[str], fact: CancelRequested | KillReques
     return status
 
 
-def _ask(reader: Reader, append: Callable[..., None], call: str, fact: CancelRequested | KillRequested) -> None:
+def put(reader: Reader, append: Callable[..., None], call: str, fact: Fact) -> None:
+    """Write what is asked for into a call's log. CallEndedError when it is over."""
     call_id = reader.resolve(call)
     try:
         if not reader.ended(call_id):

@@ -35,12 +35,12 @@ class _Finding(NamedTuple):
 @formats
 @takes_ledger
 def command(ledger: Path, form: str) -> int:
-    """Say what works here: the engine, the source of samples, exact totals, the ledger, the clocks.
+    """Say what works here: the engine, the source of samples, exact totals, the ledger, the clocks, the drivers.
 
     Exit status: 0, or 1 when a verdict is bad. Changes nothing and makes no ledger.
     """
     engine, *rest = _engine()
-    findings = [engine, *rest[:2], _ledger(ledger), *rest[2:]]
+    findings = [engine, *rest[:2], _ledger(ledger), *rest[2:], _drivers()]
     emit(form, [finding._asdict() for finding in findings], _COLUMNS)
     return int(any(finding.verdict == "bad" for finding in findings))
 
@@ -95,6 +95,14 @@ def _clock(driver: Any) -> _Finding:
     apart = early if early < 0 else max(late, 0)
     verdict = "bad" if abs(apart) > _SKEW_MS else "ok"
     return _Finding("clock", verdict, f"engine - host = {apart} ms, as seen within {early - late} ms")
+
+
+def _drivers() -> _Finding:
+    from driver.registry import faults, names
+
+    wrong = faults()
+    usable = ", ".join(name for name in names() if name not in wrong)
+    return _Finding("drivers", "bad" if wrong else "ok", "; ".join((usable, *wrong.values())))
 
 
 def _ledger(path: Path) -> _Finding:

@@ -23,6 +23,11 @@ _COMMANDS = {
     "wait": ("calls.cli.wait", "Wait for calls to end; print their exit codes."),
     "kill": ("calls.cli.kill", "Send a call a signal (KILL); it ends as killed."),
     "cancel": ("calls.cli.cancel", "End a call in good order: stop signal, grace, SIGKILL."),
+    "signal": ("calls.cli.signal", "Pass a signal on to a call, as a message."),
+    "pause": ("calls.cli.pause", "Freeze all processes of a call."),
+    "resume": ("calls.cli.resume", "Let a paused call go on."),
+    "exec": ("calls.cli.exec", "Run another command in a call that runs."),
+    "top": ("calls.cli.top", "Show the processes of a call."),
     "recover": ("calls.cli.recover", "Settle calls whose runner is gone."),
     "replay": ("calls.cli.replay", "Show a call as it stood at any moment, from its log."),
     "verify": ("calls.cli.verify", "Check that the ledger is whole and untouched."),
@@ -30,9 +35,13 @@ _COMMANDS = {
     "prune": ("calls.cli.prune", "Remove what old calls have left; a tombstone says what went."),
     "backup": ("calls.cli.backup", "Copy the ledger while it is being written."),
     "salvage": ("calls.cli.salvage", "Write what is good in a damaged ledger into a new one."),
+    "images": ("calls.cli.images", "List the images that calls have used, or remove some."),
+    "metrics": ("calls.cli.metrics", "Print or serve what all calls add up to, for Prometheus."),
     "sql": ("calls.cli.sql", "Query the ledger, read-only."),
-    "doctor": ("calls.cli.doctor", "Say what works here: engine, samples, totals, ledger, clock."),
+    "doctor": ("calls.cli.doctor", "Say what works here: engine, samples, totals, ledger, clock, drivers."),
 }
+_PASS_ON = ("run", "exec")
+"""The commands whose exit status is that of what they run: our own must be told from it."""
 
 
 class _Lazy(click.Group):
@@ -68,8 +77,9 @@ def cli(ctx: click.Context, ledger: str | None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Carry out a command line; -> its exit status. 2 for wrong usage (125 in `run`), 1 for "no"."""
-    wrong = 125 if next((word for word in arguments if word in _COMMANDS), "") == "run" else 2
+    """Carry out a command line; -> its exit status. 2 for wrong usage, 1 for "no"; 125 for both in `run` and `exec`."""
+    passes = next((word for word in arguments if word in _COMMANDS), "") in _PASS_ON
+    wrong, no = (125, 125) if passes else (2, 1)
     try:
         result: Any = cli.main(arguments, prog_name="calls", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -79,7 +89,7 @@ def run(arguments: list[str]) -> int:
         return wrong
     except CallsError as error:
         _complain(str(error))
-        return 1 if error.no else wrong
+        return no if error.no else wrong
     except (KeyboardInterrupt, click.Abort):
         return 130
     except SystemExit as stop:  # click's answer to a reader that went away: quiet

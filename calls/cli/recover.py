@@ -74,6 +74,8 @@ def _recover(ledger: Path, grace: int, answers: int, *, dry_run: bool) -> None:
             _answer(answers, {"found": found})
             for future in recovery.attached:
                 future.exception()
+            if recovery.attached:  # what they had in use is of no use any more
+                list(recovery.reap(grace))
     except CallsError as error:
         _answer(answers, {"error": str(error)})
 

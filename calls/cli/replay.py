@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from calls.cli.common import takes_ledger
 from calls.cli.progress import Progress
 from calls.cli.render import TABLE, Column, emit, formats, put, result, to_json
 from calls.cli.standing import lines, show
+from calls.cli.times import SLACK, nanoseconds
 from ledger.moment import Log, Moment
 from ledger.read import Reader
 from ledger.replay import Difference, Folded, check
@@ -23,9 +23,6 @@ from machine.errors import LedgerError, UsageError
 from machine.states import State
 from machine.units import duration
 
-_SLACK = 499_999
-"""Times are shown to the millisecond, rounded: one that is given so means all that is shown with it."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STATES = (
     Column("STATE", lambda row: row["state"] or "(none: its events make no call)", coloured=True),
     Column("CALLS", lambda row: str(row["calls"]), right=True),
@@ -109,7 +106,7 @@ def _moment(log: Log, text: str | None) -> Moment:
     if text.startswith("+"):
         since = _parsed(duration, text[1:], text)
         return log.at(log.past[0].at + since, _slack(since))
-    time_ = _parsed(_nanoseconds, text, text)
+    time_ = _parsed(nanoseconds, text, text)
     return log.at(time_, _slack(time_))
 
 
@@ -123,14 +120,8 @@ def _parsed(read: Callable[[str], int], text: str, given: str) -> int:
         ) from None
 
 
-def _nanoseconds(text: str) -> int:
-    moment = datetime.fromisoformat(text)
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
-
-
 def _slack(time_: int) -> int:
-    return _SLACK if time_ % 1_000_000 == 0 else 0
+    return SLACK if time_ % 1_000_000 == 0 else 0
 
 
 def _checked(found: Sequence[Difference], *, checked: bool) -> Iterator[tuple[str, str]]:

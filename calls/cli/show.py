@@ -57,10 +57,13 @@ def _lines(call: Row) -> Iterator[tuple[str, str]]:
     yield "digest", call["image_digest"] or ""
     yield "driver", call["driver"]
     yield "container", (call["container"] or "")[:12]
+    yield "network", call["network"] or ""
+    yield "ports", " ".join(f"{port}={','.join(places)}" for port, places in call["ports"].items())
     yield "command", shlex.join(call["spec"].get("command", ()))
     yield "asked", words.pairs({name: value for name, value in call["spec"].items() if name not in _SAID})
     for label in ("created", "started", "ended"):
         yield label, words.when(call[f"{label}_at"])
+    yield "waited", _waited(call)
     yield "took", words.took(call)
     yield "cpu", words.span(call["cpu_seconds"])
     yield (
@@ -72,6 +75,13 @@ def _lines(call: Row) -> Iterator[tuple[str, str]]:
     yield "pruned", ", ".join(call["pruned"])
     yield "events", str(call["events"])
     yield "evidence", words.pairs(call["evidence"])
+
+
+def _waited(call: Row) -> str:
+    if call["waited_seconds"] is None:
+        return ""
+    lacking = [{"calls": "a slot", "turn": "its turn"}.get(name, name) for name in call["lacking"]]
+    return f"{words.span(call['waited_seconds'])}, for {' and '.join(lacking)}"
 
 
 def _exit(call: Row) -> str:

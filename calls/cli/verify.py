@@ -99,7 +99,7 @@ def _containers(ledger: Path, findings: list[dict[str, Any]]) -> dict[str, Any]:
 
     try:
         with _driver(ledger) as driver:
-            first = {leftover.uid: leftover for leftover in driver.leftovers()}
+            first = {leftover.uid: leftover for leftover in driver.leftovers() if leftover.uid}  # (else a runner's own)
             suspects = orphans(ledger, first)
             if suspects:  # it may have been removed just now: look once more
                 suspects = sorted(set(suspects) & {leftover.uid for leftover in driver.leftovers()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -58,6 +58,10 @@ def _value(name: str, value: Any) -> str:
         return _SHOWN[name](value)
     if isinstance(value, str) and value.isprintable() and value and not set(value) & set(" \"'"):
         return value
+    return _json(value)
+
+
+def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -69,6 +73,11 @@ def _hash(text: str) -> str:
     return text.removeprefix("sha256:")[:12]
 
 
+def _security(options: Sequence[str]) -> str:
+    """Without the text of a profile: `calls show --json` has it."""
+    return _json([f"{text[:9]}…}}" if text.startswith("seccomp={") else text for text in options])
+
+
 def _requester(by: Mapping[str, Any]) -> str:
     return f"{by['user']}@{by['host']}:{by['pid']} via={by['via']}"
 
@@ -78,7 +87,8 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("health_interval", "health_start_period", "health_probe_timeout"), show_duration),
     "pull_idle_timeout": show_duration,
     **dict.fromkeys(("sample", "limit", "cpu_ns"), show_duration),
-    **dict.fromkeys(("memory", "log_limit", "mem_peak_bytes"), show_size),
+    **dict.fromkeys(("memory", "memory_reservation", "shm_size", "log_limit", "mem_peak_bytes"), show_size),
+    "security_opt": _security,
     **dict.fromkeys(("deadline", "engine_at", "since", "until", "started_at", "finished_at"), _clock),
     **dict.fromkeys(("container", "image_id", "image_digest"), _hash),
     "by": _requester,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 import time
 from collections import Counter
@@ -9,20 +11,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from driver.cgroup import CgroupMeter
-from driver.docker.engine import inspect, kill, look, past_events
+from driver.docker.engine import freeze, inspect, kill, look, past_events, thaw
 from driver.docker.errors import speaking, status
 from driver.docker.events import ACTIONS, Handler
 from driver.docker.output import Output
+from driver.docker.resources import is_missing
 from driver.protocol import (
     Beginning,
     Destroyed,
     Died,
+    Execution,
     ForeignSignal,
     Froze,
     HealthStatus,
+    Meter,
     Observation,
     OomKilled,
     Preparation,
+    Process,
     Sampling,
     Sink,
     Thawed,
@@ -38,6 +44,8 @@ from machine.spec import Spec
 from machine.states import Reason
 
 if TYPE_CHECKING:
+    import docker
+
     from driver.docker.driver import DockerDriver
     from driver.docker.events import EventReader
     from driver.docker.stats import StatsStream
@@ -45,6 +53,8 @@ if TYPE_CHECKING:
 _SUBSCRIBE_SECONDS = 10
 _EVENT_SECONDS = 0.1  # the event of a start comes about a millisecond after, or before, the answer
 _LOOKS = (0.05, 0.2, 0.5, 1, 2, 5)
+_NOT_RUNNING = re.compile("not running|only kill running")  # Docker's words, and Podman's
+_KILLED = range(129, 128 + 65)  # exit codes that name a signal
 
 
 class DockerContainer:
@@ -64,6 +74,7 @@ class DockerContainer:
         self._engine_at: int | None = None
         self._start_seen = threading.Event()
         self._own_signals: Counter[str] = Counter()
+        self._unnamed: int | None = None  # when somebody else sent a signal, and was not said which
         self._lock = threading.Lock()
         self._end_sampling: Callable[[], None] = lambda: None
         self._stream: StatsStream | None = None
@@ -83,9 +94,10 @@ class DockerContainer:
         events.listen(self._id, handler, self._unwatched)
 
     def _unwatched(self, since: int, why: str) -> None:
-        if self._events is not None and not self._events.blind:
+        over = self._events is None or not self._events.blind
+        if over:
             self._output.resume()  # first: with the other news the call may turn out to have ended
-        self._watcher.fact(Unwatched(time.time_ns(), since, why))
+        self._watcher.fact(Unwatched(time.time_ns(), since, why, over))
 
     def start(self) -> Beginning:
         """Attach, then start, once. When no answer comes we look whether it began; it is never asked twice."""
@@ -94,19 +106,36 @@ class DockerContainer:
                 self._events.wait(_SUBSCRIBE_SECONDS)
             self._output.attach(interactive=self._spec.interactive)
             try:
-                with self._driver.starting, speaking(Reason.START_REFUSED):
-                    self._client.start(self._id)
+                with self._driver.starting:
+                    self._ask_for_start()
                 self._start_seen.wait(_EVENT_SECONDS)
-                self._beginning = Beginning(self._engine_at)
+                self._beginning = Beginning(self._engine_at, ports=self._published())
             except UnknownOutcomeError:
                 seen = self._look()
-                self._beginning = Beginning(seen.started_at, seen.pid)
+                self._beginning = Beginning(seen.started_at, seen.pid, seen.ports)
             except DriverError as error:
                 # A fault of the engine's own may have come after the deed; a refusal comes before it.
                 if (status(error) or 0) < 500 or (seen := self.inspect()).started_at is None:
                     raise
-                self._beginning = Beginning(seen.started_at, seen.pid)
+                self._beginning = Beginning(seen.started_at, seen.pid, seen.ports)
         return self._beginning
+
+    def _ask_for_start(self) -> None:
+        try:
+            with speaking(Reason.START_REFUSED):
+                self._client.start(self._id)
+        except DriverError as error:
+            if not is_missing(error):
+                raise
+            self._driver.resources.restore(self._id)  # the last one who used the network has just removed it
+            with speaking(Reason.START_REFUSED):
+                self._client.start(self._id)
+
+    def _published(self) -> dict[str, tuple[str, ...]] | None:
+        if self._spec.publish or self._spec.publish_all:
+            with contextlib.suppress(DriverError):  # it runs, wherever its ports are
+                return self.inspect().ports
+        return None
 
     def _look(self) -> Observation:
         for seconds in _LOOKS:
@@ -170,6 +199,7 @@ class DockerContainer:
             return False
         self.close()
         self._remove_parent()
+        self._driver.resources.release_of(self._id)
         self._discarded = not self._past(("start",), 1, time.time_ns())
         return self._discarded
 
@@ -188,10 +218,42 @@ class DockerContainer:
             if status(error) in (404, 409, 500):
                 with self._lock:
                     self._own_signals[str(signal_number(name))] -= 1
-                if status(error) != 500 or "not running" in str(error):
+                if status(error) != 500 or _NOT_RUNNING.search(str(error)):
                     return False
             raise
         return True
+
+    def pause(self) -> bool:
+        """The engine's freezer; its event reports it."""
+        return self._turn(freeze, "paused")
+
+    def resume(self) -> bool:
+        """The same, back."""
+        return self._turn(thaw, "running")
+
+    def _turn(self, ask: Callable[[docker.APIClient, str], None], wanted: str) -> bool:
+        try:
+            ask(self._client, self._id)
+        except DriverError as error:
+            if isinstance(error, UnknownOutcomeError) or status(error) is None:
+                raise
+            seen = self.inspect().status  # engines have several words and numbers for "it is so already"
+            if seen in ("running", "paused") and seen != wanted:
+                raise
+            return seen == wanted
+        return True
+
+    def processes(self) -> list[Process]:
+        """What the engine's ps says."""
+        from driver.docker.inside import processes
+
+        return processes(self._client, self._id)
+
+    def execute(self, wanted: Execution, output: Callable[[int, bytes], None]) -> int:
+        """As `docker exec`."""
+        from driver.docker.inside import execute
+
+        return execute(self._client, self._id, wanted, output)
 
     def inspect(self) -> Observation:
         """The engine's record."""
@@ -206,13 +268,17 @@ class DockerContainer:
         if group is not None:
             meter = CgroupMeter(self._driver.mounts, group, pid)
             if meter.visible:
-                self._end_sampling = sampling.add(meter, interval, sink)
+                self._end_sampling = sampling.add(self._counted(meter), interval, sink)
                 return
         if (pid or self.inspect().pid) is not None:
             from driver.docker.stats import StatsStream
 
             with frugal():
                 self._stream = StatsStream(self._client, self._id, interval, sink)
+
+    def _counted(self, meter: Meter) -> Meter:
+        """The meter, with what it counts that is not the call's taken off."""
+        return meter
 
     def totals(self) -> Sample | None:
         """The last reading, from the call's own parent group: exact, whether or not a sample was ever taken."""
@@ -243,6 +309,7 @@ class DockerContainer:
             if status(error) not in (404, 409):  # else it is gone, or going
                 raise
         self._remove_parent()
+        self._driver.resources.release_of(self._id)
 
     def _remove_parent(self) -> None:
         if self.preparation.cgroup_parent:
@@ -264,27 +331,40 @@ class DockerContainer:
                 self._engine_at = at
                 self._start_seen.set()
             case "die":
-                tell(Died(at, int(attributes.get("exitCode", "255")), "die"))
+                self._died(at, int(attributes.get("exitCode", "255")))
             case "oom":
                 tell(OomKilled(at))
-            case "kill" if not self._ours(attributes.get("signal", "9")):
-                tell(ForeignSignal(at, signal_name(int(attributes.get("signal", "9"))), by_engine=self._restarted(at)))
+            case "kill" if not self._ours(signal := attributes.get("signal")):
+                self._killed(at, signal)
             case "stop":  # we never ask for a stop: we send the signals of one
                 tell(ForeignSignal(at, self.preparation.stop_signal, stop=True, by_engine=self._restarted(at)))
             case "pause":
                 tell(Froze(at))
             case "unpause":
                 tell(Thawed(at))
-            case "destroy":
+            case "destroy" | "remove":
                 tell(Destroyed(at))
             case "health_status":
                 tell(HealthStatus(at, action.partition(":")[2].strip()))
 
+    def _died(self, at: int, code: int) -> None:
+        if self._unnamed is not None and code in _KILLED:
+            self._killed(self._unnamed, str(code - 128))
+        self._watcher.fact(Died(at, code, "die"))
+
+    def _killed(self, at: int, signal: str | None) -> None:
+        if signal is None:  # Podman does not say which; the exit code will, if it was the end
+            self._unnamed = at
+        else:
+            self._watcher.fact(ForeignSignal(at, signal_name(int(signal)), by_engine=self._restarted(at)))
+
     def _restarted(self, at: int) -> bool:
         return self._events is not None and self._events.restarted(at)
 
-    def _ours(self, signal: str) -> bool:
+    def _ours(self, signal: str | None) -> bool:
+        """Whether it was us who sent it; None: one of those we sent."""
         with self._lock:
+            signal = signal or next(iter(+self._own_signals), "")
             mine = self._own_signals[signal] > 0
             self._own_signals[signal] -= mine
         return mine

@@ -6,9 +6,10 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docker
 
@@ -16,15 +17,33 @@ from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
 from driver.docker.config import create_request
 from driver.docker.container import DockerContainer
-from driver.docker.engine import condition, connect, health_check, is_local, look, nanoseconds, stop_signal
+from driver.docker.door import Measure
+from driver.docker.engine import (
+    condition,
+    connect,
+    health_check,
+    is_local,
+    is_podman,
+    look,
+    nanoseconds,
+    remove,
+    stop_signal,
+)
 from driver.docker.errors import speaking, status
 from driver.docker.events import EventReader
+from driver.docker.images import Images
+from driver.docker.resources import Resources, claim_of
 from driver.protocol import LABEL, Labels, Leftover, Preparation, Trace, Watcher
 from driver.pump import Pump
 from driver.scarcity import frugal
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.spec import Spec
 from machine.states import Reason
+
+if TYPE_CHECKING:
+    from driver.docker.hot import HotSet
+    from driver.docker.pool import Pool
+    from driver.docker.warm import Warm
 
 STARTS = 4 + 2 * (os.cpu_count() or 2)
 """How many starts are asked for at once. More of them only get into each other's way in the engine: on two
@@ -39,22 +58,37 @@ class DockerDriver:
     """Containers of one Docker Engine; connects when first used."""
 
     name = "docker"
+    takes_image = True
 
-    def __init__(self, pump: Pump, labels: Labels) -> None:
-        """`labels` mark whose containers these are."""
+    def __init__(
+        self, pump: Pump, labels: Labels, warm: Warm | None = None, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`labels` mark whose containers these are. `warm`: a pool of networks; `warn` gets lines for a person."""
         self.pump = pump
         self._labels = labels
         self.starting = threading.BoundedSemaphore(STARTS)
         self._lock = threading.Lock()
-        self._digests: dict[tuple[str | None, str], str] = {}
+        self.images = Images(lambda: self.client)
+        self.resources = Resources(lambda: self.client, labels)
+        self.measure: Measure = lambda *_: None
+        """Is told of every request to the engine."""
         self._readers: dict[str, EventReader] = {}
         self._parents = True
         self.mounts: Mounts = mounts()
+        self._hot: HotSet | None = None
+        self.pool: Pool | None = None
+        if warm is not None:
+            from driver.docker.pool import Pool
+
+            self.pool = Pool(self, labels, warm, warn)
 
     @cached_property
     def client(self) -> docker.APIClient:
         """The connection. DriverError(ENGINE_UNAVAILABLE) without an engine."""
-        return connect()
+        return connect(self._seen)
+
+    def _seen(self, operation: str, outcome: str, seconds: float) -> None:
+        self.measure(operation, outcome, seconds)  # whoever that is by now
 
     @property
     def events(self) -> EventReader:
@@ -66,10 +100,26 @@ class DockerDriver:
         """The one reader of events for what other runners of this ledger made; there is none before it is needed."""
         return self._reader(f"{LABEL}ledger={self._labels.ledger}")
 
-    def _reader(self, label: str) -> EventReader:
+    @property
+    def hot_events(self) -> EventReader:
+        """The one reader of events of hot containers; there is none before it is needed."""
+        from driver.docker.hot_call import EXECUTES
+
+        return self._reader(f"{LABEL}hot={self._labels.runner}", EXECUTES)
+
+    @property
+    def hot(self) -> HotSet:
+        """The hot containers of this runner."""
+        from driver.docker.hot import HotSet
+
+        with self._lock:
+            self._hot = self._hot or HotSet(self, self._labels)
+            return self._hot
+
+    def _reader(self, label: str, more: tuple[str, ...] = ()) -> EventReader:
         with self._lock, frugal():
             if label not in self._readers:
-                self._readers[label] = EventReader(self.client, label)
+                self._readers[label] = EventReader(self.client, label, more)
             return self._readers[label]
 
     @property
@@ -79,37 +129,80 @@ class DockerDriver:
 
     def check(self, spec: Spec) -> None:
         """Everything in a spec can be honoured; what the engine refuses it says itself."""
+        images.check(spec)
 
     def prepare(self, uid: str, spec: Spec, watcher: Watcher) -> DockerContainer:
-        """Create the container, fetching the image first if need be. Its name is the call's id."""
+        """Create the container, fetching the image first if need be. Its name is the call's id.
+
+        It joins a network of the pool where it can; and a hot call gets its place in a container that is there.
+        """
+        if spec.hot:
+            return self.hot.prepare(spec, watcher)
         self.events  # noqa: B018 - subscribes meanwhile
-        if spec.pull == "always":
-            images.pull(self.client, spec.image or "", watcher)
-        parent = self._parent(uid)
+        holder = self.pool.take(spec) if self.pool else None
+        if self.pool is None or holder is None:
+            return DockerContainer(self, self.make(uid, spec, watcher), watcher, spec)
+        from driver.docker.pool import PooledContainer
+
+        joined = spec._replace(network=f"container:{holder.container}")
         try:
-            container, warnings, parent = self._create(uid, spec, parent)
+            made = self.make(uid, joined, watcher)
+        except BaseException:
+            self.pool.give_back(holder)
+            raise
+        return PooledContainer(self, made, watcher, spec, (self.pool, holder))
+
+    def make(self, name: str, spec: Spec, watcher: Watcher, labels: Mapping[str, str] | None = None) -> Preparation:
+        """Create a container, fetching its image first if need be. `labels`: of one that is no call's."""
+        parent = None if labels else self._parent(name)
+        marks = labels or self._labels.of(name)
+        chosen, claim = self.resources.provide(spec, marks)
+        try:
+            made = self._make(name, chosen, watcher, marks, parent)
+        except BaseException:
+            with contextlib.suppress(DriverError):  # what is left `calls recover` removes
+                self.resources.release(claim)
+            raise
+        self.resources.hold(made.container, claim)
+        return made._replace(network=chosen.network) if spec.network_of else made
+
+    def _make(
+        self, name: str, spec: Spec, watcher: Watcher, labels: Mapping[str, str], parent: str | None
+    ) -> Preparation:
+        remarks = self.images.fetch(spec, watcher) if spec.pull in ("always", "newer") else ()
+        try:
+            container, warnings, parent = self._create(name, spec, labels, parent)
         except DriverError as error:
-            if not images.is_missing(error) or spec.pull == "always":
+            if not images.is_missing(error):
                 raise
             if spec.pull == "never":
                 raise DriverError(Reason.PULL_MISSING, f"{error} (and --pull never was given)") from error
-            images.pull(self.client, spec.image or "", watcher)
-            container, warnings, parent = self._create(uid, spec, parent)
+            remarks = self.images.fetch(spec, watcher)  # also when it was removed just now
+            container, warnings, parent = self._create(name, spec, labels, parent)
         try:
-            preparation = self._prepared(container, spec, parent, warnings)
+            self.resources.join(container, spec)
+            return self._prepared(container, spec, parent, (*remarks, *warnings))
         except DriverError:
             self._discard(container)
             raise
-        return DockerContainer(self, preparation, watcher, spec)
 
     def recover(self, uid: str, spec: Spec, watcher: Watcher, trace: Trace) -> DockerContainer | None:
-        """By the recorded container, else by its name, which is the call's id; a namesake of others is not it."""
+        """By the recorded container, else by its name, which is the call's id; a namesake of others is not it.
+
+        A hot call cannot be recovered: the container in which it may still run is removed.
+        """
+        if spec.hot:
+            from driver.docker.hot import settle
+
+            settle(self.client, self._labels.ledger, trace.container)
+            return None
         found = look(self.client, trace.container or uid)
         if found is None or not self._ours(found, uid):
             return None
         # Only a parent group that we gave it is ours to read, and to remove.
         parent = _parent_of(uid) if found["HostConfig"].get("CgroupParent") == _parent_of(uid) else None
         preparation = self._preparation(found, spec, parent, (), trace.image_digest)
+        self.resources.hold(found["Id"], claim_of(found, self._labels.of(uid)))
         return DockerContainer(self, preparation, watcher, spec, trace.since)
 
     def _ours(self, found: dict[str, Any], uid: str) -> bool:
@@ -117,10 +210,11 @@ class DockerDriver:
         return bool(labels.get(f"{LABEL}ledger") == self._labels.ledger and labels.get(f"{LABEL}call") == uid)
 
     def leftovers(self) -> list[Leftover]:
-        """By their label."""
+        """By their label. A holder whose network somebody uses is not left over."""
         with speaking(Reason.LOST):
             found = self.client.containers(all=True, filters={"label": f"{LABEL}ledger={self._labels.ledger}"})
-        return [
+        joined = {(each.get("HostConfig") or {}).get("NetworkMode") for each in found}
+        left = [
             Leftover(
                 uid=each["Labels"].get(f"{LABEL}call", ""),
                 runner=each["Labels"].get(f"{LABEL}runner", ""),
@@ -129,35 +223,38 @@ class DockerDriver:
                 created_at=each["Created"] * 10**9,
             )
             for each in found
+            if f"container:{each['Id']}" not in joined
         ]
+        calls = {leftover.uid for leftover in left}
+        return left + [each for each in self.resources.leftovers() if not each.uid or each.uid not in calls]
 
     def reap(self, leftover: Leftover) -> None:
-        """With its anonymous volumes and its parent group."""
-        try:
-            with speaking(Reason.ENGINE_LOST):
-                self.client.remove_container(leftover.container, v=True, force=True)
-        except DriverError as error:
-            if status(error) not in (404, 409):  # else it is gone, or going
-                raise
+        """With its volumes, its parent group, and the networks that were made for it."""
+        if leftover.status != "gone":
+            remove(self.client, leftover.container)
+        if leftover.uid or leftover.status == "gone":
+            self.resources.reap(leftover)
         self.mounts.remove(_parent_of(leftover.uid))
 
-    def _create(self, uid: str, spec: Spec, parent: str | None) -> tuple[str, tuple[str, ...], str | None]:
+    def _create(
+        self, name: str, spec: Spec, labels: Mapping[str, str], parent: str | None
+    ) -> tuple[str, tuple[str, ...], str | None]:
         """-> the container, the engine's warnings, and the parent group that it really has."""
-        request = create_request(self.client, spec, self._labels.of(uid), parent)
+        request = create_request(spec, labels, parent)
         failed: DriverError | None = None
         for seconds in _AGAIN:  # safely: there is one container of a name
             try:
                 with speaking(Reason.CREATE_REFUSED):
-                    answer = self.client.create_container_from_config(request, name=uid)
+                    answer = self.client.create_container_from_config(request, name, spec.platform)
                     return answer["Id"], tuple(answer.get("Warnings") or ()), parent
             except DriverError as error:
                 if parent and "cgroup-parent" in str(error):
                     self._parents = False  # an engine that wants systemd slices: no exact totals then
-                    return self._create(uid, spec, None)
+                    return self._create(name, spec, labels, None)
                 taken, unknown = status(error) == 409, isinstance(error, UnknownOutcomeError)
                 if not (taken or unknown) and (status(error) or 0) < 500:
                     raise
-                if (found := self._adopt(uid)) is not None:
+                if (found := self._adopt(name, labels)) is not None:
                     return found, (), parent
                 if not (taken or unknown):
                     raise
@@ -165,16 +262,16 @@ class DockerDriver:
             time.sleep(seconds)
         raise failed or DriverError(Reason.CREATE_REFUSED, "the engine does not create it")
 
-    def _adopt(self, uid: str) -> str | None:
-        """The container that has this call's name, if it is there and can be seen; a namesake of others is an error."""
+    def _adopt(self, name: str, labels: Mapping[str, str]) -> str | None:
+        """The container of that name, if it is there and can be seen; a namesake of others is an error."""
         try:
-            found = look(self.client, uid)
+            found = look(self.client, name)
         except UnknownOutcomeError:
             return None
         if found is None:
             return None
-        if not self._labels.of(uid).items() <= (found["Config"].get("Labels") or {}).items():
-            raise DriverError(Reason.CREATE_REFUSED, f"a container named {uid} exists and is not this call's")
+        if not labels.items() <= (found["Config"].get("Labels") or {}).items():
+            raise DriverError(Reason.CREATE_REFUSED, f"a container named {name} exists and is not this call's")
         return str(found["Id"])
 
     def _discard(self, container: str) -> None:
@@ -195,13 +292,10 @@ class DockerDriver:
         digest: str | None = None,
     ) -> Preparation:
         image_id = found["Image"]
-        key = spec.image, image_id
-        if digest is None and key not in self._digests:
-            self._digests[key] = images.digest(self.client, spec.image, image_id)
         return Preparation(
             container=found["Id"],
             image_id=image_id,
-            image_digest=digest or self._digests[key],
+            image_digest=digest or self.images.digest(spec.image, image_id),
             cgroup_parent=parent,
             stop_signal=stop_signal(found),
             health=health_check(found),
@@ -210,9 +304,14 @@ class DockerDriver:
 
     def _parent(self, uid: str) -> str | None:
         # Only root can remove it again, and only where the engine's groups are ours to see.
-        if self._parents and os.geteuid() == 0 and self.sees_groups and not Path("/run/systemd/system").exists():
+        if self._parents and self._may_group and not Path("/run/systemd/system").exists():
             return _parent_of(uid)
         return None
+
+    @property
+    def _may_group(self) -> bool:
+        # Podman puts processes of its own there, which would be counted, and which outlive the container.
+        return os.geteuid() == 0 and self.sees_groups and not is_podman(self.client)
 
     def group_of(self, preparation: Preparation, pid: int | None) -> str | None:
         """The container's control group; None when it is not known."""
@@ -246,15 +345,22 @@ class DockerDriver:
             "live_restore": info.get("LiveRestoreEnabled"),
             "time": nanoseconds(info.get("SystemTime")),
             "samples": "cgroup" if self.sees_groups else "engine",
-            "totals": info.get("CgroupDriver") == "cgroupfs" and os.geteuid() == 0 and self.sees_groups,
+            "totals": info.get("CgroupDriver") == "cgroupfs" and self._may_group,
         }
 
     def close(self) -> None:
         """End the event reader and close the connection. Idempotent."""
+        if self.pool is not None:
+            self.pool.close()
+        if self._hot is not None:
+            self._hot.close()
         with self._lock:
             readers, self._readers = self._readers, {}
         for reader in readers.values():
             reader.close()
+        self.images.close()
+        with contextlib.suppress(DriverError):  # what is left `calls recover` removes
+            self.resources.close()
         if "client" in self.__dict__:
             self.client.close()
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import docker
 import docker.errors
+from requests.utils import get_environ_proxies
 
+from driver.docker.door import Measure, attend
 from driver.docker.errors import plain, root_of, speaking, status
 from driver.docker.transport import OnePool
 from driver.protocol import HealthCheck, Observation
@@ -31,21 +33,35 @@ _REAL_TIME_BASE = {"RTMIN": 34, "RTMAX": 64}  # the engine's numbers
 _HEALTH_DEFAULTS = (("Interval", 30), ("Timeout", 30), ("Retries", 3), ("StartPeriod", 0))
 
 
-def connect() -> docker.APIClient:
-    """The engine of DOCKER_HOST, the current docker context or the default socket. DriverError without one."""
+def connect(measure: Measure = lambda *_: None) -> docker.APIClient:
+    """The engine of DOCKER_HOST, the current docker context or the default socket. DriverError without one.
+
+    `measure` is told of every request.
+    """
     try:
         client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
         if is_local(client):
             client.trust_env = False  # else each request looks through our environment for proxies
-            client.mount(client.base_url, OnePool(client.get_adapter(client.base_url).socket_path, _TIMEOUT, _POOL))
+            path = client.get_adapter(client.base_url).socket_path
+            client.mount(client.base_url, OnePool(path, _TIMEOUT, max_pool_size=_POOL))
+        elif isinstance(client.verify, str):  # else REQUESTS_CA_BUNDLE, where it is set, would take its place
+            client.proxies = get_environ_proxies(client.base_url)
+            client.trust_env = False
+        attend(client, measure)
         # What `version="auto"` does costs the engine 12 ms (it runs runc to ask for its version); a ping 1 ms.
         ping = client.get(client.base_url + "/_ping", timeout=_TIMEOUT)
         client._version = ping.headers.get("Api-Version", _OLDEST_API)  # noqa: SLF001
+        client.podman = "Libpod-Api-Version" in ping.headers
         return client
     except (docker.errors.DockerException, OSError, ValueError) as error:
         # (requests' errors are OSErrors)
         if (missing := shortage(root_of(error))) is not None:
             raise DriverError(Reason.RESOURCES, missing) from error
+        if isinstance(error, docker.errors.InvalidConfigFile | ValueError):  # docker-py reads all of it at once
+            from driver.docker.auth import fault
+
+            if found := fault():
+                raise DriverError(Reason.ENGINE_UNAVAILABLE, found) from error
         where = os.environ.get("DOCKER_HOST") or "the current docker context or unix:///var/run/docker.sock"
         raise DriverError(
             Reason.ENGINE_UNAVAILABLE,
@@ -65,6 +81,11 @@ def _cause(error: BaseException) -> str:
 def is_local(client: docker.APIClient) -> bool:
     """Whether the engine is reached by a socket file: then it is, as a rule, on this very host."""
     return str(client.base_url).startswith("http+docker://localhost")
+
+
+def is_podman(client: docker.APIClient) -> bool:
+    """Whether it is Podman that speaks the engine's language. What is different then: docs/drivers.md."""
+    return bool(getattr(client, "podman", False))
 
 
 # docker-py has one timeout for all requests: what needs its own is asked for one level below.
@@ -95,20 +116,52 @@ def kill(client: docker.APIClient, container: str, signal: int) -> None:
         client._raise_for_status(client._post(url, params={"signal": signal}, timeout=_PROMPT))  # noqa: SLF001
 
 
+def remove(client: docker.APIClient, container: str) -> None:
+    """Remove it with all that runs in it, and with its anonymous volumes. Gone already is fine, and so is going."""
+    try:
+        with speaking(Reason.ENGINE_LOST):
+            client.remove_container(container, v=True, force=True)
+    except DriverError as error:
+        if status(error) not in (404, 409):
+            raise
+
+
+def freeze(client: docker.APIClient, container: str) -> None:
+    """Pause it."""
+    _order(client, container, "pause")
+
+
+def thaw(client: docker.APIClient, container: str) -> None:
+    """Let it go on."""
+    _order(client, container, "unpause")
+
+
+def _order(client: docker.APIClient, container: str, what: str) -> None:
+    with speaking(Reason.ENGINE_LOST):
+        url = client._url("/containers/{0}/{1}", container, what)  # noqa: SLF001
+        client._raise_for_status(client._post(url, timeout=_PROMPT))  # noqa: SLF001
+
+
 def past_events(client: docker.APIClient, filters: dict[str, Any], since: int, until: int) -> list[dict[str, Any]]:
     """What the engine remembers (the last 256 events, of all that it does) between two instants (ns)."""
     with speaking(Reason.LOST):
-        params = {"since": stamp(since), "until": stamp(until), "filters": docker.utils.convert_filters(filters)}
+        params = {"since": stamp(since), "filters": docker.utils.convert_filters(filters)}
+        # Podman 4.3 has nothing to tell of before an `until` that is over, but knows how to end without one.
+        params |= {"stream": "false"} if is_podman(client) else {"until": stamp(until)}
         answer = client._get(client._url("/events"), params=params, timeout=_PROMPT)  # noqa: SLF001
         client._raise_for_status(answer)  # noqa: SLF001
         return [json.loads(line) for line in answer.content.splitlines() if line.strip()]
 
 
 def log(client: docker.APIClient, container: str, *, follow: bool) -> Any:
-    """The output that the engine has kept, and if we `follow` it what comes: the answer, not read yet."""
+    """The output that the engine has kept, and if we `follow` it what comes: the answer, not read yet.
+
+    That of Podman comes with the first output, which may take for ever.
+    """
     with speaking(Reason.LOST):
         params = {"follow": int(follow), "stdout": 1, "stderr": 1}
-        answer = client._get(client._url("/containers/{0}/logs", container), params=params, stream=True)  # noqa: SLF001
+        url, patience = client._url("/containers/{0}/logs", container), None if is_podman(client) else _TIMEOUT  # noqa: SLF001
+        answer = client._get(url, params=params, stream=True, timeout=patience)  # noqa: SLF001
         client._raise_for_status(answer)  # noqa: SLF001
         return answer
 
@@ -126,10 +179,21 @@ def observation(found: dict[str, Any]) -> Observation:
         finished_at=nanoseconds(state.get("FinishedAt")) if ended else None,
         oom_killed=bool(state.get("OOMKilled")),
         error=state.get("Error") or None,
-        health=health.get("Status"),
+        health=health.get("Status") or None,
         health_output=(probes[-1].get("Output") or "").strip()[-1024:] or None,
         pid=state.get("Pid") or None,
+        ports=_ports((found.get("NetworkSettings") or {}).get("Ports") or {}),
     )
+
+
+def _ports(found: dict[str, list[dict[str, str]] | None]) -> dict[str, tuple[str, ...]] | None:
+    """`{"80/tcp": [{"HostIp": "::", "HostPort": "49153"}]}` as `{"80/tcp": ("[::]:49153",)}`."""
+    published = {port: tuple(_address(**where) for where in places) for port, places in found.items() if places}
+    return published or None
+
+
+def _address(HostIp: str, HostPort: str) -> str:  # noqa: N803 - the engine's names
+    return f"[{HostIp}]:{HostPort}" if ":" in HostIp else f"{HostIp}:{HostPort}"
 
 
 def condition(status: str) -> Literal["created", "running", "paused", "exited"]:

@@ -16,16 +16,18 @@ from machine.states import Reason
 _NO_ENGINE = (ConnectionRefusedError, FileNotFoundError, PermissionError, NotADirectoryError)
 
 _PULL = (
-    (r"unauthorized|denied|authentication|no basic auth|forbidden", Reason.PULL_DENIED),
+    (r"unauthorized|denied|authentication|no basic auth|forbidden|HTTP 40[13]", Reason.PULL_DENIED),
     (
         r"no such host|dial tcp|timeout|connection refused|tls|x509|EOF|unreachable|server gave HTTP",
         Reason.PULL_UNREACHABLE,
     ),
-    (r"not found|manifest unknown|no such image|does not exist", Reason.PULL_MISSING),
+    (r"not found|manifest unknown|name unknown|no such image|does not exist|HTTP 404", Reason.PULL_MISSING),
 )
+_NAMED = re.compile(r"\"https?://[^\"]*\"|(?<=\bfor )\S+|(?<=\blookup )\S+")  # an image may be called anything
+_EXECUTED = r"(exec:|exec user process caused:|executable:?) .*"  # a device, say, may be missing as well
 _START = (
-    (r"permission denied|is a directory|exec format error", Reason.START_NOT_EXECUTABLE),
-    (r"executable file not found|no such file or directory", Reason.START_NOT_FOUND),
+    (_EXECUTED + r"(permission denied|is a directory)|exec format error", Reason.START_NOT_EXECUTABLE),
+    (_EXECUTED + r"(not found|no such file or directory)", Reason.START_NOT_FOUND),
 )
 
 
@@ -69,12 +71,17 @@ def plain(error: BaseException) -> str:
 
 def pull_reason(message: str) -> Reason:
     """Which verdict a failed pull leads to."""
-    return _match(_PULL, message, Reason.PULL_FAILED)
+    return _match(_PULL, _NAMED.sub("", message), Reason.PULL_FAILED)
+
+
+def start_reason(message: str) -> Reason:
+    """Which verdict a refused start leads to."""
+    return _match(_START, message, Reason.START_REFUSED)
 
 
 def _refined(reason: Reason, message: str) -> Reason:
     if reason is Reason.START_REFUSED:
-        return _match(_START, message, reason)
+        return start_reason(message)
     if reason is Reason.PULL_FAILED:
         return pull_reason(message)
     return reason

@@ -20,8 +20,8 @@ from driver.docker.engine import stamp
 from driver.docker.errors import plain, root_of
 from driver.docker.unending import BROKEN, Unending
 
-ACTIONS = ("start", "die", "oom", "kill", "stop", "pause", "unpause", "destroy", "health_status")
-"""What is heard of."""
+ACTIONS = ("start", "die", "oom", "kill", "stop", "pause", "unpause", "destroy", "health_status", "died", "remove")
+"""What is heard of. The last two are Podman's: it is asked for `died` and tells of `die`; `remove` is its `destroy`."""
 _RETRY = (0.1, 0.2, 0.5, 1.0, 2.0)
 _MALFORMED = (KeyError, TypeError, AttributeError, RecursionError)
 _REMEMBERED = 1024  # events by which one that is sent again is known; the engine itself has 256
@@ -33,10 +33,10 @@ Handler = Callable[[str, int, dict[str, str]], None]
 class EventReader:
     """Subscribes once, hands every event to the container it is about."""
 
-    def __init__(self, client: docker.APIClient, label: str) -> None:
-        """Only containers with `label` (`key=value`) are heard of."""
+    def __init__(self, client: docker.APIClient, label: str, more: tuple[str, ...] = ()) -> None:
+        """Only containers with `label` (`key=value`) are heard of; of their ACTIONS, and of `more`."""
         self._client = client
-        self._filters = {"type": "container", "label": label, "event": list(ACTIONS)}
+        self._filters = {"type": "container", "label": label, "event": [*ACTIONS, *more]}
         self._handlers: dict[str, tuple[Handler, Callable[[int, str], None]]] = {}
         self._subscribed = threading.Event()
         self._stream: Unending | None = None

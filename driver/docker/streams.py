@@ -66,6 +66,7 @@ class Attachment:
         self._frames = Frames(output)
         self._ended = ended
         self._chunks = chunks
+        self._lock = threading.Lock()  # OpenSSL does not read and write one connection at the same time
 
     def fileno(self) -> int:
         """The connection's descriptor."""
@@ -75,7 +76,8 @@ class Attachment:
         """Read what is there and pass on each whole frame; False at the end, which is reported."""
         while True:
             try:
-                data = self._socket.recv(_READ)
+                with self._lock:
+                    data = self._socket.recv(_READ)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return True
             except OSError:
@@ -110,14 +112,15 @@ class Attachment:
             for data in _input():
                 self._send(memoryview(data))
         with contextlib.suppress(OSError, ValueError):
-            self._socket.shutdown(socket.SHUT_WR)
+            # Not that of TLS, after which nothing can be read any more: the engine takes this one as well.
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     def _send(self, view: memoryview) -> None:
         poll = select.poll()  # not select: it cannot count beyond 1024 descriptors
         poll.register(self._socket.fileno(), select.POLLOUT)
         while view:
             poll.poll()
-            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError), self._lock:
                 view = view[self._socket.send(view) :]
 
 

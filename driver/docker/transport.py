@@ -8,6 +8,8 @@ from typing import Any
 from docker.transport import UnixHTTPAdapter
 from docker.transport.unixconn import UnixHTTPConnection, UnixHTTPConnectionPool
 
+_URL = "http+docker://localhost"
+
 
 class _Connection(UnixHTTPConnection):  # type: ignore[misc] # docker-py is untyped
     """Closes what could not be connected, which docker-py leaves to the garbage collector."""
@@ -35,17 +37,11 @@ class OnePool(UnixHTTPAdapter):  # type: ignore[misc]
     again, and a pool that is dropped while in use ends in an AttributeError (docker-py 7.2, urllib3 2.8).
     """
 
-    def __init__(self, path: str, timeout: float, size: int) -> None:
-        """`size`: how many idle connections are kept."""
-        super().__init__(path, timeout, max_pool_size=size)
-        self._pool = _Pool("http+docker://localhost", self.socket_path, timeout, maxsize=size)
-
     def get_connection(self, url: str, proxies: Any = None) -> _Pool:
         """The pool."""
         del url, proxies
-        return self._pool
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        self._pool.close()
-        super().close()
+        with self.pools.lock:
+            pool: _Pool | None = self.pools.get(_URL)
+            if pool is None:
+                pool = self.pools[_URL] = _Pool(_URL, self.socket_path, self.timeout, maxsize=self.max_pool_size)
+            return pool

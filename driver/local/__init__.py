@@ -3,6 +3,7 @@
 container  the process: its start, its group, its exact end
 streams    its output and input
 meter      what it uses
+family     its processes, and whether it is stopped
 adopted    the process of a call whose runner is gone
 search     finding such processes
 driver     the driver itself

@@ -11,11 +11,24 @@ import select
 import signal as signals
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from driver.local import search
+from driver.local.family import NOTHING_TO_RUN_IN, await_turn, family, stopped
 from driver.local.meter import ProcessMeter
-from driver.protocol import Beginning, Observation, OutputEnded, Preparation, Sampling, Sink, Watcher
+from driver.protocol import (
+    Beginning,
+    Execution,
+    Froze,
+    Observation,
+    OutputEnded,
+    Preparation,
+    Process,
+    Sampling,
+    Sink,
+    Thawed,
+    Watcher,
+)
 from driver.scarcity import frugal
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
@@ -90,11 +103,38 @@ class AdoptedContainer:
             raise DriverError(Reason.RUNNER_FAULT, f"SIG{name}: {error.strerror}") from error
         return True
 
+    def pause(self) -> bool:
+        """Stop the process group (SIGSTOP)."""
+        return self._turn("STOP", Froze)
+
+    def resume(self) -> bool:
+        """Let it go on (SIGCONT)."""
+        return self._turn("CONT", Thawed)
+
+    def _turn(self, name: str, kind: type[Froze | Thawed]) -> bool:
+        stops, pid = kind is Froze, self._found.pid
+        if self._lives and stopped(pid) is stops:
+            return True
+        if not self.signal(name):
+            return False
+        await_turn(pid, stops=stops)
+        self._watcher.fact(kind(self._driver.now()))
+        return True
+
+    def processes(self) -> list[Process]:
+        """The process and its descendants."""
+        return family(self._found.pid) if self._lives else []
+
+    def execute(self, wanted: Execution, output: Callable[[int, bytes], None]) -> int:
+        """There is nothing to run it in."""
+        raise DriverError(Reason.START_REFUSED, NOTHING_TO_RUN_IN)
+
     def inspect(self) -> Observation:
         """It runs, or is gone: how it ended nobody knows."""
         if self._removed or not self._lives:
             return Observation("gone")
-        return Observation("running", started_at=self._beginning.engine_at, pid=self._found.pid)
+        status: Literal["paused", "running"] = "paused" if stopped(self._found.pid) else "running"
+        return Observation(status, started_at=self._beginning.engine_at, pid=self._found.pid)
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
         """Sample the process and its children."""

@@ -17,13 +17,14 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from driver import protocol as facts
 from driver.local import search
+from driver.local.family import NOTHING_TO_RUN_IN, await_turn, family, stopped
 from driver.local.meter import ProcessMeter, own_peak, totals
 from driver.local.streams import Stream, feed
-from driver.protocol import Beginning, Observation, Preparation, Sampling, Sink, Watcher
+from driver.protocol import Beginning, Execution, Observation, Preparation, Process, Sampling, Sink, Watcher
 from driver.scarcity import frugal, shortage
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
@@ -178,6 +179,38 @@ class LocalContainer:
                 raise DriverError(Reason.RUNNER_FAULT, f"SIG{name}: {error.strerror}") from error
             return True
 
+    def pause(self) -> bool:
+        """Stop the process group (SIGSTOP)."""
+        return self._turn("STOP", facts.Froze)
+
+    def resume(self) -> bool:
+        """Let it go on (SIGCONT)."""
+        return self._turn("CONT", facts.Thawed)
+
+    def _turn(self, name: str, kind: type[facts.Froze | facts.Thawed]) -> bool:
+        stops = kind is facts.Froze
+        if (pid := self._alive()) is None:
+            return False
+        if stopped(pid) is stops:
+            return True
+        if not self.signal(name):
+            return False
+        await_turn(pid, stops=stops)
+        self._watcher.fact(kind(self._driver.now()))
+        return True
+
+    def _alive(self) -> int | None:
+        with self._lock:
+            return None if self._process is None or self._end is not None else self._process.pid
+
+    def processes(self) -> list[Process]:
+        """The process and its descendants."""
+        return [] if (pid := self._alive()) is None else family(pid)
+
+    def execute(self, wanted: Execution, output: Callable[[int, bytes], None]) -> int:
+        """There is nothing to run it in."""
+        raise DriverError(Reason.START_REFUSED, NOTHING_TO_RUN_IN)
+
     def inspect(self) -> Observation:
         """From memory; `gone` once removed, or when the exit code is lost."""
         with self._lock:
@@ -188,7 +221,8 @@ class LocalContainer:
                 return Observation("created")
             if end is not None:
                 return Observation("exited", end.exit_code, begun.engine_at, end.at)
-            return Observation("running", started_at=begun.engine_at, pid=begun.pid)
+            status: Literal["paused", "running"] = "paused" if begun.pid and stopped(begun.pid) else "running"
+            return Observation(status, started_at=begun.engine_at, pid=begun.pid)
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
         """Sample the process and its children. One that has not started, or has ended, gives no samples."""

@@ -37,6 +37,7 @@ class LocalDriver:
     """Processes of this host."""
 
     name = "local"
+    takes_image = False
 
     def __init__(self, pump: Pump, labels: Labels, now: Callable[[], int] = time.time_ns) -> None:
         """`pump` reads the output and outlives the driver; `now` is the clock of the facts (ns, UTC)."""

@@ -7,7 +7,19 @@ from functools import partial
 from typing import Any
 
 from driver import protocol as facts
-from driver.protocol import Beginning, Labels, Leftover, Observation, Preparation, Sampling, Sink, Trace, Watcher
+from driver.protocol import (
+    Beginning,
+    Execution,
+    Labels,
+    Leftover,
+    Observation,
+    Preparation,
+    Process,
+    Sampling,
+    Sink,
+    Trace,
+    Watcher,
+)
 from driver.scripted.process import ScriptedProcess
 from driver.scripted.schedule import Schedule
 from driver.scripted.script import Script
@@ -24,7 +36,7 @@ LABELS = Labels(ledger="scripted-ledger", runner="scripted-runner")
 class ScriptedDriver:
     """Containers that follow a script. They outlive the driver: another one, given its `containers`, has them too."""
 
-    name = "scripted"
+    takes_image = True
 
     def __init__(
         self,
@@ -32,8 +44,13 @@ class ScriptedDriver:
         script: Callable[[str, Spec], Script] | Script,
         containers: dict[str, ScriptedContainer] | None = None,
         labels: Labels = LABELS,
+        name: str = "scripted",
     ) -> None:
-        """One script for all calls, or a function from a call's uid and spec to its script."""
+        """One script for all calls, or a function from a call's uid and spec to its script.
+
+        Named `docker` it stands in for that one: programs need not say which driver they want.
+        """
+        self.name = name
         self.schedule = schedule
         self.containers = {} if containers is None else containers  # by uid, as held by whoever came last
         self.actions: list[str] = []  # asked of all containers: `prepare`, `start`, `signal TERM`, `remove`
@@ -205,6 +222,34 @@ class ScriptedContainer:
         name = signal_name(signal_number(name))
         self._ask(f"signal {name}", self.process.script.refuse_signal)
         return self.process.take(name, self)
+
+    def pause(self) -> bool:
+        """It is frozen, as far as anybody can see; its steps go on."""
+        return self._turn("pause", "paused", facts.Froze)
+
+    def resume(self) -> bool:
+        """It goes on."""
+        return self._turn("resume", "running", facts.Thawed)
+
+    def _turn(self, what: str, wanted: str, kind: type[facts.Froze | facts.Thawed]) -> bool:
+        self._ask(what, self.process.script.refuse_pause)
+        if self.process.lives and self.process.state.status != wanted:
+            self.process.happen(kind)
+        return self.process.lives
+
+    def processes(self) -> list[Process]:
+        """One, while it lives."""
+        self._ask()
+        return [Process(1, None, "root", None, "scripted")] if self.process.lives else []
+
+    def execute(self, wanted: Execution, output: Callable[[int, bytes], None]) -> int:
+        """What the script says that the command writes, and its exit code."""
+        self._ask(f"execute {' '.join(wanted.command)}")
+        if not self.process.lives:
+            raise DriverError(Reason.START_REFUSED, "it does not run")
+        said, code = self.process.script.executes.get(wanted.command, (b"", 127))
+        output(facts.STDOUT, said)
+        return code
 
     def inspect(self) -> Observation:
         """The truth, reported or not."""

@@ -49,7 +49,7 @@ class Script(NamedTuple):
     the output open. `pulls`: how long fetching the image takes. `stop_signal`: the image's. `samples`: one
     each interval. `refuse_…`: raised, nothing is done. `start_unanswered`: it starts and nobody says so.
     For whoever rejoins it: not `remembers`, its output cannot be read again; not `recalls`, nobody says what
-    happened meanwhile.
+    happened meanwhile. `executes`: what other commands write that are run in it, and their exit codes.
     """
 
     steps: Sequence[Step] = ()
@@ -64,7 +64,9 @@ class Script(NamedTuple):
     refuse_prepare: DriverError | None = None
     refuse_start: DriverError | None = None
     refuse_signal: DriverError | None = None
+    refuse_pause: DriverError | None = None
     refuse_remove: DriverError | None = None
     start_unanswered: bool = False
     remembers: bool = True
     recalls: bool = True
+    executes: Mapping[tuple[str, ...], tuple[bytes, int]] = MappingProxyType({})

@@ -1,0 +1,50 @@
+"""The images that the engine has, and removing them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import docker
+
+from driver.docker.errors import speaking, status
+from machine.errors import DriverError
+from machine.states import Reason
+
+
+class Stored(NamedTuple):
+    """An image as the engine lists it. `digests`: the names by which registries know it, `NAME@DIGEST`.
+
+    `size` in bytes: layers that several images have are counted in each. `used`: there is a container of it.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    size: int
+    used: bool
+
+
+def stored(client: docker.APIClient) -> list[Stored]:
+    """All that have a name or are known by one to a registry, or that have neither; not the layers they are made of."""
+    with speaking(Reason.ENGINE_UNAVAILABLE):
+        found: list[dict[str, Any]] = client.images()
+        used = {container["ImageID"] for container in client.containers(all=True)}
+    return [
+        Stored(image["Id"], _named(image, "RepoTags"), _named(image, "RepoDigests"), image["Size"], image["Id"] in used)
+        for image in found
+    ]
+
+
+def remove(client: docker.APIClient, image: Stored) -> None:
+    """Remove it under all its names. DriverError when the engine refuses: a container or an image needs it."""
+    for name in (*image.names, *image.digests, image.id):
+        try:
+            with speaking(Reason.ENGINE_LOST):
+                client.remove_image(name)  # without force: what is in use stays
+        except DriverError as error:
+            if status(error) != 404:  # else it went with the name before
+                raise
+
+
+def _named(image: dict[str, Any], what: str) -> tuple[str, ...]:
+    return tuple(name for name in image.get(what) or () if "<none>" not in name)

@@ -1,0 +1,208 @@
+"""The docker command's spellings of what has parts: mounts, ports, limits. Pure.
+
+Each function takes the text of one option and gives its parts, or raises ValueError, which says what to write.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from machine.units import size
+
+_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_PORTS = re.compile(
+    r"(?:(?:(?P<address>\[[\da-fA-F:.]+\]|\d+\.\d+\.\d+\.\d+):)?(?P<host>\d+(?:-\d+)?)?:)?"
+    r"(?P<inside>\d+(?:-\d+)?)(?:/(?P<protocol>tcp|udp|sctp))?"
+)
+_ULIMIT = re.compile(r"(?P<name>[a-z]+)=(?P<soft>-1|\d+)(?::(?P<hard>-1|\d+))?")
+_ULIMITS = (
+    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"),
+    *("nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+)
+_PERMISSIONS = re.compile(r"[rwm]{1,3}")
+_MOUNT_KEYS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+_MOUNT_KINDS = {"bind": {"readonly"}, "volume": {"readonly"}, "tmpfs": {"readonly", "tmpfs-size", "tmpfs-mode"}}
+SECURITY = ("no-new-privileges", "seccomp", "apparmor", "label")
+"""What `--security-opt` can be about."""
+
+
+class Mount(NamedTuple):
+    """Something mounted at `target`. `source`: a path, the name of a volume, or "" for what has no name."""
+
+    kind: str
+    source: str
+    target: str
+    options: dict[str, str]
+
+
+class Port(NamedTuple):
+    """A port of the container, and where it is published; empty where that is left to the engine."""
+
+    inside: int
+    protocol: str
+    address: str
+    host: str
+
+
+class Ulimit(NamedTuple):
+    """-1: none."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Device(NamedTuple):
+    """A device of the host, and what may be done with it: read, write, mknod."""
+
+    host: str
+    inside: str
+    permissions: str
+
+
+def volume(text: str) -> Mount:
+    """`[SOURCE:]TARGET[:OPTIONS]`."""
+    parts = text.split(":")
+    if len(parts) == 1:
+        parts = ["", *parts]
+    if len(parts) > 3:
+        raise ValueError(f"{text!r} has too many colons: a path with a colon needs --mount")
+    source, target, *options = parts
+    kind = "bind" if source.startswith(("/", ".")) else "volume"
+    if kind == "volume" and (source or len(text.split(":")) > 1) and not _VOLUME_NAME.fullmatch(source):
+        raise ValueError(f"{source!r} is neither a path nor the name of a volume (write /PATH, ./PATH or NAME)")
+    return Mount(kind, source, _absolute(target), dict.fromkeys(options, ""))
+
+
+def mount(text: str) -> Mount:
+    """`type=bind|volume|tmpfs,source=…,target=…[,readonly][,tmpfs-size=…][,tmpfs-mode=…]`; quoted as in CSV."""
+    import csv
+
+    given: dict[str, str] = {}
+    try:
+        entries = next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        given[_MOUNT_KEYS.get(key, key)] = value
+    kind, source, target = given.pop("type", "volume"), given.pop("source", ""), given.pop("target", "")
+    if kind not in _MOUNT_KINDS:
+        raise ValueError(f"type={kind} is not a kind of mount (write type=bind, volume or tmpfs)")
+    for key in given.keys() - _MOUNT_KINDS[kind]:
+        allowed = ", ".join(["source", "target", *sorted(_MOUNT_KINDS[kind])])
+        raise ValueError(f"{key!r} means nothing for type={kind} (write {allowed})")
+    if given.pop("readonly", "false") in ("", "true", "1"):
+        given["readonly"] = ""
+    if kind == "bind" and not source.startswith(("/", ".")):
+        raise ValueError("type=bind needs source=/PATH")
+    if kind == "volume" and source and not _VOLUME_NAME.fullmatch(source):
+        raise ValueError(f"{source!r} is not the name of a volume (write source=NAME, or type=bind for a path)")
+    if kind == "tmpfs" and source:
+        raise ValueError("type=tmpfs has no source")
+    if not re.fullmatch(r"[0-7]{3,4}", given.get("tmpfs-mode", "1777")):
+        raise ValueError(f"tmpfs-mode={given['tmpfs-mode']} is not a mode (write 1777)")
+    size(given.get("tmpfs-size", 0))
+    return Mount(kind, source, _absolute(target), given)
+
+
+def tmpfs(text: str) -> Mount:
+    """`PATH[:OPTIONS]`."""
+    path, _, options = text.partition(":")
+    return Mount("tmpfs", "", _absolute(path), {"options": options})
+
+
+def ports(text: str) -> list[Port]:
+    """`[[ADDRESS:][PORT]:]PORT[/PROTOCOL]`; ranges `8000-8002:80-82` are several, `8000-8002:80` is the first free."""
+    match = _PORTS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a port to publish (write 80, 8080:80, 127.0.0.1:8080:80 or 53:53/udp)")
+    address, protocol = (match["address"] or "").strip("[]"), match["protocol"] or "tcp"
+    inside = _range(match["inside"])
+    if inside[0] == 0:
+        raise ValueError(f"{text!r}: a container has no port 0")
+    host = _range(match["host"]) if match["host"] else []
+    if len(inside) == 1 and host:
+        return [Port(inside[0], protocol, address, match["host"])]
+    if host and len(host) != len(inside):
+        raise ValueError(f"{text!r}: {len(host)} ports of the host for {len(inside)} of the container")
+    return [Port(port, protocol, address, str(host[at]) if host else "") for at, port in enumerate(inside)]
+
+
+def ulimit(text: str) -> Ulimit:
+    """`NAME=SOFT[:HARD]`."""
+    match = _ULIMIT.fullmatch(text)
+    if match is None or match["name"] not in _ULIMITS:
+        raise ValueError(f"{text!r} is not a limit (write nofile=1024 or nofile=1024:2048; also {', '.join(_ULIMITS)})")
+    soft, hard = int(match["soft"]), int(match["hard"] or match["soft"])
+    if max(soft, hard) > 2**63 - 1:
+        raise ValueError(f"{text!r} is out of range")
+    if hard != -1 and (soft > hard or soft == -1):
+        raise ValueError(f"{text!r}: the soft limit is above the hard one")
+    return Ulimit(match["name"], soft, hard)
+
+
+def device(text: str) -> Device:
+    """`/dev/HOST[:/dev/INSIDE][:PERMISSIONS]`."""
+    host, *rest = text.split(":")
+    permissions = rest.pop() if rest and _PERMISSIONS.fullmatch(rest[-1]) else "rwm"
+    inside = rest.pop(0) if rest else host
+    if rest or not host.startswith("/") or not inside.startswith("/"):
+        raise ValueError(f"{text!r} is not a device (write /dev/fuse, /dev/fuse:/dev/inside or /dev/fuse:/dev/fuse:r)")
+    return Device(host, inside, permissions)
+
+
+def added_host(text: str) -> str:
+    """`NAME:ADDRESS`; the address may be `host-gateway`."""
+    name, _, where = text.partition(":")
+    if not name or (where != "host-gateway" and not _is_address(where)):
+        raise ValueError(f"{text!r} is not a host (write NAME:ADDRESS or NAME:host-gateway)")
+    return text
+
+
+def address(text: str) -> str:
+    """An IP address."""
+    if not _is_address(text):
+        raise ValueError(f"{text!r} is not an IP address")
+    return text
+
+
+def capability(text: str) -> str:
+    """`NET_ADMIN`, `CAP_NET_ADMIN` or `ALL`, in any case."""
+    if not re.fullmatch(r"[A-Z_]+", text.upper()):
+        raise ValueError(f"{text!r} is not a capability (write NET_ADMIN, or ALL)")
+    return text
+
+
+def security(text: str) -> str:
+    """`no-new-privileges`, `seccomp=…`, `apparmor=…`, `label=…`."""
+    name, _, value = text.replace(":", "=", 1 if text.startswith(SECURITY[0]) else 0).partition("=")
+    if name not in SECURITY or (name != SECURITY[0] and not value):
+        kinds = "no-new-privileges, seccomp=FILE, seccomp=unconfined, apparmor=PROFILE or label=LABEL"
+        raise ValueError(f"{text!r} is not known (write {kinds})")
+    return text
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError(f"{path!r} is not an absolute path in the container")
+    return path
+
+
+def _range(text: str) -> range:
+    low, _, high = text.partition("-")
+    found = range(int(low), int(high or low) + 1)
+    if not found or found[-1] > 65535:
+        raise ValueError(f"{text} is not a port, nor a range of ports")
+    return found
+
+
+def _is_address(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

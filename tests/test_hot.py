@@ -1,0 +1,437 @@
+"""Hot calls: several in one container, each with a record, output and end of its own, and nothing that runs on."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import running
+from running import LIMIT, events, hear, until
+from test_remote_engine import Forwarder, remote
+
+import calls
+from calls.recover import Recovery
+from driver.docker import hot
+from driver.docker.hot import key
+from ledger.read import Reader
+from machine.errors import SpecError, UnknownCallError
+from machine.spec import Spec
+
+__all__ = ("remote",)
+
+IMAGE = "busybox"
+MIB = 2**20
+STUBBORN = "trap '' TERM; echo up; while :; do sleep 0.05; done"
+ARMED = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
+ZEROS = "head -c 16384 /dev/zero | tr '\\0' a; head -c 1000 /dev/zero | tr '\\0' b >&2"
+LOUD = f"i=0; while [ $i -lt 64 ]; do {ZEROS}; i=$((i+1)); done"
+
+
+def shell(text: str) -> list[str]:
+    return ["sh", "-c", text]
+
+
+def run(runner: calls.Runner, words: list[str], **options: Any) -> calls.Call:
+    """A hot call."""
+    return runner.run(IMAGE, words, **{"network": "none", "hot": True, **options})
+
+
+def told(runner: calls.Runner, words: list[str], **options: Any) -> tuple[bytes, bytes]:
+    """A hot call that ends well; -> what it wrote."""
+    said = {1: bytearray(), 2: bytearray()}
+    call = run(runner, words, output=lambda stream, data: said[stream].extend(data), **options)
+    assert call.state == "success", call
+    return bytes(said[1]), bytes(said[2])
+
+
+def until_kind(call: str, kind: str) -> None:
+    """Wait until the call has an event of this kind."""
+
+    def has() -> bool:
+        with suppress(UnknownCallError):  # not even submitted yet
+            return kind in running.kinds(call)
+        return False
+
+    until(has, kind)
+
+
+def container(call: calls.Call) -> str:
+    """The container of a hot call, by its record."""
+    (made,) = (event["data"] for event in events(call.id) if event["kind"] == "prepared")
+    assert made["hot"] is True
+    return str(made["container"])
+
+
+def there(runner: calls.Runner) -> dict[str, str]:
+    """The containers of the runner's ledger, and how they are."""
+    client = docker.from_env()
+    with closing(client):
+        filters = {"label": f"call-ledger.ledger={runner.ledger.id}"}
+        return {each["Id"]: each["Status"] for each in client.api.containers(all=True, filters=filters)}
+
+
+@pytest.fixture
+def runner(ledger: Path) -> Iterator[calls.Runner]:
+    """A runner on the test's ledger; closed, it has no container."""
+    with calls.Runner(ledger) as runner:
+        yield runner
+    assert there(runner) == {}
+
+
+# Which calls share a container, and what one cannot ask of it.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"command": ["b"]}, {"name": "b"}, {"timeout": "1s"}, {"sample": "off"}, {"log_limit": 1}, {"entrypoint": "b"}],
+)
+def test_calls_that_differ_in_their_command_and_limits_share(options: dict[str, Any]) -> None:
+    assert key(Spec.parse(image=IMAGE, hot=True, **options)) == key(Spec.parse(image=IMAGE, hot=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image": "other"},
+        {"env": {"A": "1"}},
+        {"user": "1000"},
+        {"workdir": "/tmp"},
+        {"memory": "32m"},
+        {"network": "none"},
+        {"volume": ["/a:/b"]},
+        {"label": {"a": "b"}},
+        {"stop_signal": "INT"},
+        {"read_only": True},
+    ],
+)
+def test_calls_that_differ_in_anything_else_do_not(options: dict[str, Any]) -> None:
+    plain = {"image": IMAGE, "hot": True}
+    assert key(Spec.parse(**{**plain, **options})) != key(Spec.parse(**plain))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": True}, "--hot: contradicts --keep: the container is not this call's alone"),
+        ({"pull": "always"}, "--hot: contradicts --pull always: the container may be there already"),
+        ({"pull": "newer"}, "--hot: contradicts --pull newer: the container may be there already"),
+        ({"health_cmd": "x"}, "--hot: contradicts --health-cmd: only a container of its own has a health"),
+        ({"health_timeout": "1s"}, "--hot: contradicts --health-timeout: only a container of its own has a health"),
+    ],
+)
+def test_what_needs_a_container_of_its_own_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        Spec.parse(image=IMAGE, hot=True, **options)
+    assert str(refused.value) == message
+
+
+def test_the_local_driver_cannot_do_it(ledger: Path) -> None:
+    with calls.Runner(ledger) as runner, pytest.raises(SpecError, match=r"^--hot: the local driver cannot honour it"):
+        runner.submit(None, ["true"], driver="local", hot=True)
+
+
+# One container, several calls.
+
+
+@pytest.mark.engine
+def test_two_calls_have_one_container_and_a_record_each(runner: calls.Runner) -> None:
+    first, second = run(runner, shell("exit 3")), run(runner, ["true"])
+    assert [(call.state, call.exit_code) for call in (first, second)] == [("error", 3), ("success", 0)]
+    assert first.id != second.id
+    assert container(first) == container(second)
+    kinds = [event["kind"] for event in events(first.id)]
+    assert kinds == ["submitted", "prepared", "started", "failed", "cleaned"]
+
+
+@pytest.mark.engine
+def test_the_container_is_not_said_to_be_removed(runner: calls.Runner) -> None:
+    assert events(run(runner, ["true"]).id)[-1]["data"] == {"removed": False}
+
+
+@pytest.mark.engine
+def test_calls_at_once_have_containers_of_their_own(runner: calls.Runner) -> None:
+    futures = [runner.submit(IMAGE, ["sleep", "1"], network="none", hot=True) for _ in range(2)]
+    assert len({container(future.result()) for future in futures}) == 2
+
+
+@pytest.mark.engine
+def test_each_gets_its_own_output_to_the_last_byte(runner: calls.Runner) -> None:
+    for _ in range(2):
+        assert told(runner, shell(LOUD)) == (b"a" * MIB, b"b" * 64_000)
+    assert told(runner, shell("printf x; printf y >&2")) == (b"x", b"y")
+
+
+@pytest.mark.engine
+def test_what_is_set_for_a_container_holds_for_its_commands(runner: calls.Runner) -> None:
+    script = shell('echo "$A $(pwd) $(id -u)"; touch /x 2>/dev/null || echo read-only')
+    options: dict[str, Any] = {"env": {"A": "1"}, "workdir": "/tmp", "user": "1000", "read_only": True}
+    assert told(runner, script, **options)[0] == b"1 /tmp 1000\nread-only\n"
+
+
+@pytest.mark.engine
+def test_entrypoint_and_command_are_those_of_image_and_call(runner: calls.Runner, engine: docker.APIClient) -> None:
+    name = f"hot-{os.getpid()}:words"
+    made = engine.create_container(IMAGE, [])["Id"]
+    engine.commit(made, *name.split(":"), changes='ENTRYPOINT ["echo","in"]\nCMD ["image"]')
+    engine.remove_container(made)
+    try:
+        said = [
+            told_of(runner, name, []),
+            told_of(runner, name, ["call"]),
+            told_of(runner, name, ["own", "words"], entrypoint="echo"),
+        ]
+    finally:
+        runner.close()
+        engine.remove_image(name)
+    assert said == [b"in image\n", b"in call\n", b"own words\n"]
+
+
+def told_of(runner: calls.Runner, image: str, words: list[str], **options: Any) -> bytes:
+    said = bytearray()
+    runner.run(image, words, network="none", hot=True, output=lambda _, data: said.extend(data), **options)
+    return bytes(said)
+
+
+@pytest.mark.engine
+def test_it_reads_our_input(ledger: Path) -> None:
+    assert running.run("--hot", "-i", IMAGE, "cat", stdin=b"typed") == (0, b"typed", b"")
+    assert running.kinds()[-2:] == ["succeeded", "cleaned"]
+
+
+@pytest.mark.engine
+def test_what_cannot_be_executed_never_ran_and_the_container_serves_the_next(runner: calls.Runner) -> None:
+    missing, folder, after = run(runner, ["nosuch"]), run(runner, ["/etc"]), run(runner, ["true"])
+    assert [(call.reason, call.never_ran) for call in (missing, folder)] == [
+        ("start-not-found", True),
+        ("start-not-executable", True),
+    ]
+    assert '"nosuch": executable file not found' in (missing.message or "")
+    assert len({container(call) for call in (missing, folder, after)}) == 1
+    assert not list(kept(missing))
+
+
+def kept(call: calls.Call) -> Iterator[bytes]:
+    """The recorded output."""
+    with Reader(Path(os.environ["CALLS_LEDGER"])) as reader:
+        yield from (chunk.data for chunk in reader.output(reader.resolve(call.id)))
+
+
+@pytest.mark.engine
+def test_an_image_that_cannot_wait_is_refused_in_words(runner: calls.Runner, engine: docker.APIClient) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    name = f"hot-{os.getpid()}"
+    engine.import_image_from_data(content.getvalue(), repository=name, tag="bare")
+    try:
+        call = runner.run(f"{name}:bare", ["x"], network="none", hot=True)
+    finally:
+        engine.remove_image(f"{name}:bare")
+    assert (call.reason, call.never_ran) == ("create-refused", True)
+    assert (call.message or "").startswith("a hot container waits with `tail`, and this one cannot: ")
+
+
+# Nothing runs on.
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("script", ["sleep 600 >/dev/null 2>&1 & echo up", "(sleep 0.1 &); sleep 0.3"])
+def test_a_container_in_which_something_is_left_is_not_used_again(runner: calls.Runner, script: str) -> None:
+    """Not even what has ended and nobody has waited for."""
+    first = run(runner, shell(script))
+    second = run(runner, ["true"])
+    assert (first.state, second.state) == ("success", "success")
+    assert container(first) != container(second)
+    assert container(first) not in there(runner)
+
+
+@pytest.mark.engine
+def test_late_output_of_one_call_is_not_the_next_ones(runner: calls.Runner) -> None:
+    run(runner, shell("(sleep 3; echo late) & echo early"))
+    assert told(runner, shell("sleep 2; echo mine")) == (b"mine\n", b"")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("script", "code"), [(ARMED, 0), (STUBBORN, 137)])
+def test_a_call_that_was_stopped_takes_its_container_along(runner: calls.Runner, script: str, code: int) -> None:
+    first = run(runner, shell(script), timeout="500ms", stop_timeout="300ms")
+    assert (first.state, first.reason, first.exit_code) == ("timeout", "deadline", code)
+    assert container(run(runner, ["true"])) != container(first)
+    assert container(first) not in there(runner)
+
+
+@pytest.mark.engine
+def test_cancelled_and_killed_are_told_apart(runner: calls.Runner) -> None:
+    ends = []
+    for end in (runner.cancel, runner.kill):
+        future = runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True)
+        until_kind(future.id, "started")
+        end(future.id)
+        call = future.result()
+        ends.append((call.state, call.reason))
+    assert ends == [("cancelled", "user"), ("killed", "user")]
+
+
+@pytest.mark.engine
+def test_somebody_elses_kill_is_somebody_elses(runner: calls.Runner, engine: docker.APIClient) -> None:
+    future = runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True)
+    until_kind(future.id, "started")
+    engine.kill(next(iter(there(runner))))
+    call = future.result()
+    assert (call.state, call.reason, call.signal) == ("killed", "external", "KILL")
+
+
+@pytest.mark.engine
+def test_out_of_memory_is_one_calls_and_not_the_next_ones(runner: calls.Runner) -> None:
+    first, second = (run(runner, words, memory="32m") for words in (["tail", "/dev/zero"], ["true"]))
+    assert (first.state, first.reason, first.oom) == ("killed", "oom", "certain")
+    assert (second.state, second.oom) == ("success", None)
+    assert container(first) != container(second)
+
+
+@pytest.mark.engine
+def test_a_container_that_was_removed_meanwhile_is_replaced(runner: calls.Runner, engine: docker.APIClient) -> None:
+    first = run(runner, ["true"])
+    engine.remove_container(container(first), force=True)
+    second = run(runner, ["true"])
+    assert second.state == "success"
+    assert container(second) != container(first)
+
+
+@pytest.mark.engine
+def test_a_call_can_be_paused_and_resumed(runner: calls.Runner) -> None:
+    future = runner.submit(IMAGE, shell("sleep 1; echo done"), network="none", hot=True)
+    until_kind(future.id, "started")
+    runner.pause(future.id)
+    until_kind(future.id, "paused")
+    runner.resume(future.id)
+    assert future.result().state == "success"
+    assert "resumed" in [each["kind"] for each in events(future.id)]
+
+
+# Idle.
+
+
+@pytest.mark.engine
+def test_idle_it_is_paused_and_the_next_call_wakes_it(runner: calls.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot, "PAUSE", 0.05)
+    first = run(runner, ["true"])
+    until(lambda: "Paused" in there(runner)[container(first)], "the pause")
+    second = run(runner, ["true"])
+    assert (second.state, container(second)) == ("success", container(first))
+    assert {"paused", "resumed"}.isdisjoint(each["kind"] for call in (first, second) for each in events(call.id))
+
+
+@pytest.mark.engine
+def test_long_idle_it_is_removed(runner: calls.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot, "PAUSE", 0.05)
+    monkeypatch.setattr(hot, "IDLE", 0.3)
+    first = run(runner, ["true"])
+    until(lambda: not there(runner), "the removal")
+    assert container(run(runner, ["true"])) != container(first)
+
+
+# What is measured.
+
+
+@pytest.mark.engine
+def test_each_call_has_its_own_cpu_time_and_peak(runner: calls.Runner, ledger: Path) -> None:
+    busy = shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/dev/null bs=64M count=1")
+    used = [run(runner, words) for words in (["true"], busy, ["true"])]
+    assert len({container(call) for call in used}) == 1
+    with Reader(ledger) as reader:
+        found = list(reader.query("SELECT cpu_seconds, mem_peak_bytes FROM calls ORDER BY id")[1])
+    if None in (row[0] for row in found):
+        pytest.skip("the control groups cannot be seen from here")
+    assert found[1][0] > 2 * max(found[0][0], found[2][0])
+    assert found[1][1] > 32 * MIB
+    assert (found[2][1] or 0) < 32 * MIB
+
+
+# An engine whose processes and groups cannot be seen.
+
+
+@pytest.mark.engine
+def test_far_away_it_is_the_same(remote: Forwarder, ledger: Path) -> None:
+    with calls.Runner(ledger) as runner:
+        first, second = run(runner, ["true"]), run(runner, shell("exit 3"))
+        assert (first.state, second.exit_code) == ("success", 3)
+        left = run(runner, shell("sleep 600 >/dev/null 2>&1 & :"))
+        assert container(first) == container(second) == container(left)
+        stopped = run(runner, shell(ARMED), timeout="500ms")
+        assert (stopped.reason, stopped.exit_code) == ("deadline", 0)
+        assert container(stopped) != container(left)
+    assert there(runner) == {}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("script", ["sleep 2", "sleep 2; echo lost"])
+def test_a_cut_connection_is_a_gap_and_an_exit_code_is_the_commands_or_unknown(
+    remote: Forwarder, ledger: Path, script: str
+) -> None:
+    """The engine may say 126 of a command whose last words it could not pass on: that is not the command's."""
+    said = bytearray()
+    with calls.Runner(ledger) as runner:
+        words = shell(f"echo up; {script}")
+        future = runner.submit(IMAGE, words, network="none", hot=True, output=lambda _, data: said.extend(data))
+        until(lambda: said, "the first word")
+        remote.cut()
+        call = future.result(LIMIT)
+    assert (call.state, call.reason, call.exit_code) in (("success", "exit", 0), ("error", "engine-lost", None))
+    assert "output" in [each["data"]["of"] for each in events(call.id) if each["kind"] == "gap"]
+    assert there(runner) == {}
+
+
+# A runner that was killed.
+
+KILLED = """
+import sys, calls
+runner = calls.Runner(sys.argv[1])
+options = {"network": "none", "hot": True}
+runner.run("busybox", ["true"], **options)
+words = ["sh", "-c", "echo up; sleep 600"]
+runner.submit("busybox", words, output=lambda *_: print("up", flush=True), **options)
+input()
+"""
+
+
+@contextmanager
+def killed(ledger: Path) -> Iterator[None]:
+    """A runner that was killed while a hot call ran."""
+    words = [sys.executable, "-c", KILLED, str(ledger)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        hear(process.stdout.fileno(), b"up")
+        until_kind("@last", "started")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        yield
+
+
+@pytest.mark.engine
+def test_a_call_whose_runner_died_is_lost_and_its_container_is_removed(ledger: Path) -> None:
+    with killed(ledger), calls.Runner(ledger, recover=False) as runner:
+        (told,) = list(Recovery(runner).settle())
+        assert (told.action, told.state, told.reason) == ("settled", "error", "lost")
+        assert there(runner) == {}
+    assert [call["state"] for call in Reader(ledger).calls()] == ["error", "success"]
+
+
+@pytest.mark.engine
+def test_an_idle_container_whose_runner_died_is_reaped(ledger: Path) -> None:
+    with killed(ledger), calls.Runner(ledger, recover=False) as runner:
+        assert len(there(runner)) == 1
+        (told,) = list(Recovery(runner).reap())
+        assert (told.action, told.id) == ("reaped", "")
+        assert there(runner) == {}
+        assert [each.reason for each in Recovery(runner).settle()] == ["lost"]
