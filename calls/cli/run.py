@@ -92,7 +92,7 @@ _OPTIONS = (
     click.option("--keep", is_flag=True, default=None, help="Keep the container; else it is removed, as by --rm."),
     click.option("--hot", is_flag=True, default=None, help="In a container that stays for the runner's next calls."),
     click.option("--idempotency-key", metavar="KEY", help="Asked for twice, it is run once; the second waits for it."),
-    click.option("--driver", metavar="NAME", help="docker; local: a process of this host, not isolated; or an installed one."),
+    click.option("--driver", metavar="NAME", help="docker; local: a process of this host, not isolated; or another."),
     click.option("--json", "as_json", is_flag=True, help="Describe the call as JSON on stderr at its end."),
 )  # fmt: skip
 
