@@ -3,8 +3,9 @@
     python benchmarks/warm.py [--rounds 20] [--calls 64]
 
 All with network bridge, in turn on one engine: `docker run --rm`, bare docker-py (create, start, wait, remove), and the
-three ways of a runner. The ratios are to bare docker-py. Throughput is with 8 calls at once, in alternating blocks. At
-the end nothing may be left: neither a holder nor a hot container.
+ways of a runner; hot once when the container must be woken, and once right after that. The ratios are to bare
+docker-py. Throughput is with 8 calls at once, in alternating blocks. At the end nothing may be left: neither a holder
+nor a hot container.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,10 +83,13 @@ def main() -> None:
                     "bare docker-py": lambda: bare(client, NETWORK),
                     "cold": lambda: one(cold),
                     "pooled": lambda: one(warm),
+                    "idle": lambda: time.sleep(1.5),
+                    "hot, paused": lambda: one(cold, hot=True),
                     "hot": lambda: one(cold, hot=True),
                 },
                 given.rounds,
             )
+            del each["idle"]
             for name, seconds in each.items():
                 print(f"{name:<16} {seconds * 1e3:6.1f} ms  ratio {seconds / each['bare docker-py']:.3f}")
             together = in_turn(

@@ -26,7 +26,6 @@ events_logger = "file"
 lock_type = "file"
 tmp_dir = "{folder}/tmp"
 """
-_GROUP = "libpod_parent"  # where it puts its containers
 
 
 def missing() -> str | None:
@@ -38,7 +37,10 @@ def missing() -> str | None:
 
 @contextmanager
 def private_podman(image: bytes) -> Iterator[str]:
-    """One that has an image (as a file); -> what DOCKER_HOST is to be. Afterwards there is nothing of it."""
+    """One that has an image (as a file); -> what DOCKER_HOST is to be. Afterwards there is nothing of it.
+
+    But for the control group `libpod_parent`, which is not its own: every Podman of the host puts containers there.
+    """
     folder = Path(tempfile.mkdtemp(prefix="calls.", dir="/tmp"))  # not deeper: the path of a socket has 107 bytes
     (folder / "containers.conf").write_text(_SETTINGS.format(folder=folder), encoding="utf-8")
     words = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
@@ -70,10 +72,6 @@ def _clear(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if f"{folder}/".encode() in (process / "cmdline").read_bytes() and process.name != str(os.getpid()):
                 os.kill(int(process.name), signal.SIGKILL)
-    for group in Path("/sys/fs/cgroup").glob(f"*/{_GROUP}"):
-        for place in sorted((path for path in [group, *group.rglob("*")] if path.is_dir()), reverse=True):
-            with contextlib.suppress(OSError):  # another Podman may use it
-                place.rmdir()
     for mount in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
         if mount.split()[1].startswith(f"{folder}/"):
             subprocess.run(["umount", "-l", mount.split()[1]], check=False, capture_output=True)
