@@ -80,6 +80,7 @@ class Watch:
         self._awaiting_health = False
         self._last: Sample | None = None
         self._last_at: int | None = None
+        self._near_at: int | None = None  # the last one near the limit: a later one may be of what is left
         self._peak = 0
 
     def begin(self) -> None:
@@ -131,8 +132,8 @@ class Watch:
         evidence.awaiting_health = self._recorder.state is State.HEALTH_WAIT
         self._note_unreported()
         evidence.engine_lost = self._gap and "die" not in evidence.exits
-        limit = self._spec.memory
-        evidence.near_limit = bool(limit and self._last and (self._last.mem_rss_bytes or 0) >= _NEAR * limit)
+        recently = (self._last_at or 0) - max(SECOND // 2, 2 * (self._spec.sample or 0))
+        evidence.near_limit = self._near_at is not None and self._near_at >= recently
         state, ended = decide(evidence)
         if state is State.SUCCESS and self._recorder.state is State.PAUSED:
             self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
@@ -348,6 +349,8 @@ class Watch:
             self._conductor.fact(SampleGap(at, self._last_at))
         self._recorder.sample(at, sample)
         self._last, self._last_at = sample, at
+        if self._spec.memory and (sample.mem_rss_bytes or 0) >= _NEAR * self._spec.memory:
+            self._near_at = at
         self._peak = max(self._peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
 
     def _finish_sampling(self) -> Sample | None:

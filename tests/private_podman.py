@@ -58,6 +58,7 @@ def private_podman(image: bytes) -> Iterator[str]:
         with (folder / "log").open("ab") as log, subprocess.Popen(
             [*words, "system", "service", "--time", "0", url],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
+            cwd=folder,  # where its conmon leaves a file `oom`
         ) as service:  # fmt: skip
             until((folder / "podman.sock").exists, f"an answer: {folder}/log")
             try:

@@ -159,6 +159,20 @@ def test_137_close_to_the_limit_is_most_likely_out_of_memory(ledger: Path) -> No
         assert (end(verdict), verdict.ended.oom) == ((State.KILLED, Reason.OOM), "likely")
 
 
+def test_a_sample_of_what_the_kernel_left_does_not_hide_that_it_was_close_to_the_limit(ledger: Path) -> None:
+    samples = [Sample(mem_rss_bytes=62 * MIB), Sample(mem_rss_bytes=7 * MIB), Sample(mem_rss_bytes=0, pids=0)]
+    with Stage(ledger, exits(137, after=2.5), samples=samples) as stage:
+        verdict = stage.conduct(memory="64m")
+        assert (end(verdict), verdict.ended.oom) == ((State.KILLED, Reason.OOM), "likely")
+
+
+def test_close_to_the_limit_long_ago_is_not_close_to_it(ledger: Path) -> None:
+    samples = [Sample(mem_rss_bytes=62 * MIB), *[Sample(mem_rss_bytes=7 * MIB)] * 5]
+    with Stage(ledger, exits(137, after=5.5), samples=samples) as stage:
+        verdict = stage.conduct(memory="64m")
+        assert (end(verdict), verdict.ended.oom) == ((State.ERROR, Reason.EXIT), None)
+
+
 def test_a_child_out_of_memory_does_not_end_the_call(ledger: Path) -> None:
     with Stage(ledger, happens(OomKilled, after=1), happens(OomKilled, after=2), exits(0, after=3)) as stage:
         verdict = stage.conduct()

@@ -150,7 +150,8 @@ def past_events(client: docker.APIClient, filters: dict[str, Any], since: int, u
         params |= {"stream": "false"} if is_podman(client) else {"until": stamp(until)}
         answer = client._get(client._url("/events"), params=params, timeout=_PROMPT)  # noqa: SLF001
         client._raise_for_status(answer)  # noqa: SLF001
-        return [json.loads(line) for line in answer.content.splitlines() if line.strip()]
+        events = [json.loads(line) for line in answer.content.splitlines() if line.strip()]
+        return [event for event in events if event["timeNano"] >= since]  # Podman tells of some that were before
 
 
 def log(client: docker.APIClient, container: str, *, follow: bool) -> Any:
