@@ -12,7 +12,7 @@ import struct
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -69,15 +69,22 @@ def record(path: Path, piece: int) -> list[Cut]:
     wal, cuts, acknowledged = Path(f"{path}-wal"), [], []
     db = path.read_bytes()
     with Ledger(path) as ledger:
-        connection = ledger._writer._connection
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        pragma(ledger, "wal_autocheckpoint = 0")
         for event in chain.from_iterable(conducted(ledger, number) for number in range(CALLS)):
             acknowledged.append((wal.stat().st_size, event))
             if event % piece == 0:
                 cuts.append(Cut(db, content := wal.read_bytes(), acknowledged, commits(content)))
-                assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+                assert pragma(ledger, "wal_checkpoint(TRUNCATE)") == 0
                 db, acknowledged = path.read_bytes(), [(0, acknowledged[-1][1])]
     return cuts
+
+
+def pragma(ledger: Ledger, text: str) -> int:
+    """The first column of the answer to the writing connection, as soon as its own thread has no use for it."""
+    while True:
+        with suppress(sqlite3.OperationalError):
+            for answer, *_ in ledger._writer._connection.execute(f"PRAGMA {text}"):
+                return int(answer)
 
 
 def conducted(ledger: Ledger, number: int) -> Iterator[int]:
