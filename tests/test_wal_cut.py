@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 from invariants import invariants
 from ledgers import START, Call
+from running import until
 
 from ledger.ledger import Ledger
 from ledger.sqlite import connect_reader, sqlite3
@@ -68,23 +69,22 @@ def record(path: Path, piece: int) -> list[Cut]:
         fresh.execute("PRAGMA journal_mode = WAL")
     wal, cuts, acknowledged = Path(f"{path}-wal"), [], []
     db = path.read_bytes()
-    with Ledger(path) as ledger:
-        pragma(ledger, "wal_autocheckpoint = 0")
+    with Ledger(path) as ledger, closing(sqlite3.connect(path)) as other:  # the ledger's own is its thread's
+        until(lambda: quiet(ledger), "the thread to leave its connection alone for a moment")
         for event in chain.from_iterable(conducted(ledger, number) for number in range(CALLS)):
             acknowledged.append((wal.stat().st_size, event))
             if event % piece == 0:
                 cuts.append(Cut(db, content := wal.read_bytes(), acknowledged, commits(content)))
-                assert pragma(ledger, "wal_checkpoint(TRUNCATE)") == 0
+                assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
                 db, acknowledged = path.read_bytes(), [(0, acknowledged[-1][1])]
     return cuts
 
 
-def pragma(ledger: Ledger, text: str) -> int:
-    """The first column of the answer to the writing connection, as soon as its own thread has no use for it."""
-    while True:
-        with suppress(sqlite3.OperationalError):
-            for answer, *_ in ledger._writer._connection.execute(f"PRAGMA {text}"):
-                return int(answer)
+def quiet(ledger: Ledger) -> bool:
+    """Whether nothing is copied back from the WAL unless we ask for it, from now on."""
+    with suppress(sqlite3.DatabaseError):
+        return list(ledger._writer._connection.execute("PRAGMA wal_autocheckpoint = 0")) == [(0,)]
+    return False
 
 
 def conducted(ledger: Ledger, number: int) -> Iterator[int]:
