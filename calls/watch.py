@@ -36,6 +36,7 @@ RECORD = 5 * SECOND
 """How long the engine's record of an end is waited for when its event has come: it adds little."""
 _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
 _NEAR = 0.95
+_TOLD = frozenset(("die", "shell"))  # sources of an exit code that saw the end
 
 
 class SampleGap(NamedTuple):
@@ -131,7 +132,7 @@ class Watch:
         totals = self._finish_sampling()
         evidence.awaiting_health = self._recorder.state is State.HEALTH_WAIT
         self._note_unreported()
-        evidence.engine_lost = self._gap and "die" not in evidence.exits
+        evidence.engine_lost = self._gap and not self._told
         recently = (self._last_at or 0) - max(SECOND // 2, 2 * (self._spec.sample or 0))
         evidence.near_limit = self._near_at is not None and self._near_at >= recently
         state, ended = decide(evidence)
@@ -139,6 +140,11 @@ class Watch:
             self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
         cpu = totals.cpu_total_ns if totals else None
         return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._peak or None))
+
+    @property
+    def _told(self) -> bool:
+        """Whether somebody who saw the end told its exit code."""
+        return not _TOLD.isdisjoint(self._evidence.exits)
 
     def _note_unreported(self) -> None:
         """An end that was found by looking, with no gap to explain it: an event was lost."""
@@ -300,7 +306,7 @@ class Watch:
         while self._blind and not self._stopping.hopeless and (left := until - self._clock.monotonic()) > 0:
             with suppress(queue.Empty):
                 self.take(self._clock.get(self._conductor.mailbox, left))
-        if self._gap and "die" not in self._evidence.exits:
+        if self._gap and not self._told:
             self._wait(SETTLE)
 
     def _inspect_the_end(self) -> None:

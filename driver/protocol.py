@@ -12,18 +12,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from machine.samples import Sample
-from machine.spec import Spec
+from machine.spec import OURS, Spec
 
 STDOUT, STDERR = 1, 2
 """The streams of output, as the engine and the ledger number them."""
 
 
 class Died(NamedTuple):
-    """The process ended. `signal` only where the source tells a signal from an exit code."""
+    """The process ended. `signal` only where the source tells a signal from an exit code.
+
+    `source`: the engine's event; the parent that waited for it, which is us, or the shell of a hot container.
+    """
 
     at: int
     exit_code: int
-    source: Literal["die", "wait4"]
+    source: Literal["die", "wait4", "shell"]
     signal: int | None = None
 
 
@@ -362,7 +365,7 @@ class Driver(Protocol):
         """Let go of everything. Idempotent."""
 
 
-LABEL = "call-ledger."
+LABEL = OURS
 
 
 class Labels(NamedTuple):

@@ -29,6 +29,10 @@ _FLAGS = ("near_limit", "unconfirmed", "external_stop", "destroyed", "engine_los
 ENGINE_LOST_TRACK = 255  # the engine's code for a container whose end it did not see
 
 
+_SOURCES = ("wait4", "shell", "inspect", "die")
+"""Of an exit code: a parent that waited, the engine's record, its event."""
+
+
 class Verdict(NamedTuple):
     """The terminal state and what goes into its event."""
 
@@ -39,7 +43,7 @@ class Verdict(NamedTuple):
 class Evidence(Record):
     """What was seen of a call that ran. Facts only; `decide` draws the conclusion.
 
-    `exits` maps a source ("die", "inspect", "wait4") to the exit code it reported. `stop` is why we
+    `exits` maps a source ("wait4", "shell", "inspect", "die") to the exit code it reported. `stop` is why we
     stopped it, set only once a signal of ours was delivered. `recovered`: another runner saw the beginning, and
     nobody a part of what came then. `engine_stop`: the engine stopped it as it was started again. `messages`:
     signals of ours that were not to end it.
@@ -68,7 +72,7 @@ class Evidence(Record):
     @property
     def exit_code(self) -> int | None:
         """The exit code by the best source: the waiting parent, the engine's record, its event."""
-        return next((self.exits[source] for source in ("wait4", "inspect", "die") if source in self.exits), None)
+        return next((self.exits[source] for source in _SOURCES if source in self.exits), None)
 
     def dump(self) -> dict[str, Any]:
         """The evidence as recorded: what was seen, without what was not."""

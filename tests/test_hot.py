@@ -22,7 +22,7 @@ from test_remote_engine import Forwarder, remote
 import calls
 from calls.recover import Recovery
 from driver.docker import hot
-from driver.docker.hot import key
+from driver.docker.hot_container import key
 from ledger.read import Reader
 from machine.errors import SpecError, UnknownCallError
 from machine.spec import Spec
@@ -88,6 +88,12 @@ def runner(ledger: Path) -> Iterator[calls.Runner]:
     assert there(runner) == {}
 
 
+@pytest.fixture(params=[{}, {"interactive": True}], ids=["by the shell", "by the engine"])
+def way(request: pytest.FixtureRequest) -> dict[str, bool]:
+    """The options by which a command is carried out in one of the two ways."""
+    return dict(request.param)
+
+
 # Which calls share a container, and what one cannot ask of it.
 
 
@@ -144,8 +150,8 @@ def test_the_local_driver_cannot_do_it(ledger: Path) -> None:
 
 
 @pytest.mark.engine
-def test_two_calls_have_one_container_and_a_record_each(runner: calls.Runner) -> None:
-    first, second = run(runner, shell("exit 3")), run(runner, ["true"])
+def test_two_calls_have_one_container_and_a_record_each(runner: calls.Runner, way: dict[str, bool]) -> None:
+    first, second = run(runner, shell("exit 3"), **way), run(runner, ["true"], **way)
     assert [(call.state, call.exit_code) for call in (first, second)] == [("error", 3), ("success", 0)]
     assert first.id != second.id
     assert container(first) == container(second)
@@ -165,16 +171,16 @@ def test_calls_at_once_have_containers_of_their_own(runner: calls.Runner) -> Non
 
 
 @pytest.mark.engine
-def test_each_gets_its_own_output_to_the_last_byte(runner: calls.Runner) -> None:
+def test_each_gets_its_own_output_to_the_last_byte(runner: calls.Runner, way: dict[str, bool]) -> None:
     for _ in range(2):
-        assert told(runner, shell(LOUD)) == (b"a" * MIB, b"b" * 64_000)
-    assert told(runner, shell("printf x; printf y >&2")) == (b"x", b"y")
+        assert told(runner, shell(LOUD), **way) == (b"a" * MIB, b"b" * 64_000)
+    assert told(runner, shell("printf x; printf y >&2"), **way) == (b"x", b"y")
 
 
 @pytest.mark.engine
-def test_what_is_set_for_a_container_holds_for_its_commands(runner: calls.Runner) -> None:
+def test_what_is_set_for_a_container_holds_for_its_commands(runner: calls.Runner, way: dict[str, bool]) -> None:
     script = shell('echo "$A $(pwd) $(id -u)"; touch /x 2>/dev/null || echo read-only')
-    options: dict[str, Any] = {"env": {"A": "1"}, "workdir": "/tmp", "user": "1000", "read_only": True}
+    options: dict[str, Any] = {"env": {"A": "1"}, "workdir": "/tmp", "user": "1000", "read_only": True, **way}
     assert told(runner, script, **options)[0] == b"1 /tmp 1000\nread-only\n"
 
 
@@ -209,8 +215,10 @@ def test_it_reads_our_input(ledger: Path) -> None:
 
 
 @pytest.mark.engine
-def test_what_cannot_be_executed_never_ran_and_the_container_serves_the_next(runner: calls.Runner) -> None:
-    missing, folder, after = run(runner, ["nosuch"]), run(runner, ["/etc"]), run(runner, ["true"])
+def test_what_cannot_be_executed_never_ran_and_the_container_serves_the_next(
+    runner: calls.Runner, way: dict[str, bool]
+) -> None:
+    missing, folder, after = (run(runner, [word], **way) for word in ("nosuch", "/etc", "true"))
     assert [(call.reason, call.never_ran) for call in (missing, folder)] == [
         ("start-not-found", True),
         ("start-not-executable", True),
@@ -238,17 +246,15 @@ def test_an_image_that_cannot_wait_is_refused_in_words(runner: calls.Runner, eng
     finally:
         engine.remove_image(f"{name}:bare")
     assert (call.reason, call.never_ran) == ("create-refused", True)
-    assert (call.message or "").startswith("a hot container waits with `tail`, and this one cannot: ")
+    assert (call.message or "").startswith("a hot container waits with `sh`, and this one cannot: ")
 
 
 # Nothing runs on.
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("script", ["sleep 600 >/dev/null 2>&1 & echo up", "(sleep 0.1 &); sleep 0.3"])
-def test_a_container_in_which_something_is_left_is_not_used_again(runner: calls.Runner, script: str) -> None:
-    """Not even what has ended and nobody has waited for."""
-    first = run(runner, shell(script))
+def test_a_container_in_which_something_is_left_is_not_used_again(runner: calls.Runner, way: dict[str, bool]) -> None:
+    first = run(runner, shell("sleep 600 >/dev/null 2>&1 & echo up"), **way)
     second = run(runner, ["true"])
     assert (first.state, second.state) == ("success", "success")
     assert container(first) != container(second)
@@ -256,25 +262,35 @@ def test_a_container_in_which_something_is_left_is_not_used_again(runner: calls.
 
 
 @pytest.mark.engine
-def test_late_output_of_one_call_is_not_the_next_ones(runner: calls.Runner) -> None:
-    run(runner, shell("(sleep 3; echo late) & echo early"))
-    assert told(runner, shell("sleep 2; echo mine")) == (b"mine\n", b"")
+@pytest.mark.parametrize("options", [{}, {"init": True}])
+def test_where_all_has_ended_it_is(runner: calls.Runner, options: dict[str, Any]) -> None:
+    """Even if nobody had waited for it."""
+    used = [run(runner, shell(script), **options) for script in ("(sleep 0.1 &); sleep 0.3", "true")]
+    assert len({container(call) for call in used}) == 1
+
+
+@pytest.mark.engine
+def test_late_output_of_one_call_is_not_the_next_ones(runner: calls.Runner, way: dict[str, bool]) -> None:
+    run(runner, shell("(sleep 3; echo late) & echo early"), **way)
+    assert told(runner, shell("sleep 2; echo mine"), **way) == (b"mine\n", b"")
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize(("script", "code"), [(ARMED, 0), (STUBBORN, 137)])
-def test_a_call_that_was_stopped_takes_its_container_along(runner: calls.Runner, script: str, code: int) -> None:
-    first = run(runner, shell(script), timeout="500ms", stop_timeout="300ms")
+def test_a_call_that_was_stopped_takes_its_container_along(
+    runner: calls.Runner, script: str, code: int, way: dict[str, bool]
+) -> None:
+    first = run(runner, shell(script), timeout="500ms", stop_timeout="300ms", **way)
     assert (first.state, first.reason, first.exit_code) == ("timeout", "deadline", code)
     assert container(run(runner, ["true"])) != container(first)
     assert container(first) not in there(runner)
 
 
 @pytest.mark.engine
-def test_cancelled_and_killed_are_told_apart(runner: calls.Runner) -> None:
+def test_cancelled_and_killed_are_told_apart(runner: calls.Runner, way: dict[str, bool]) -> None:
     ends = []
     for end in (runner.cancel, runner.kill):
-        future = runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True)
+        future = runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True, **way)
         until_kind(future.id, "started")
         end(future.id)
         call = future.result()
@@ -283,8 +299,10 @@ def test_cancelled_and_killed_are_told_apart(runner: calls.Runner) -> None:
 
 
 @pytest.mark.engine
-def test_somebody_elses_kill_is_somebody_elses(runner: calls.Runner, engine: docker.APIClient) -> None:
-    future = runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True)
+def test_somebody_elses_kill_is_somebody_elses(
+    runner: calls.Runner, engine: docker.APIClient, way: dict[str, bool]
+) -> None:
+    future = runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True, **way)
     until_kind(future.id, "started")
     engine.kill(next(iter(there(runner))))
     call = future.result()
@@ -292,8 +310,8 @@ def test_somebody_elses_kill_is_somebody_elses(runner: calls.Runner, engine: doc
 
 
 @pytest.mark.engine
-def test_out_of_memory_is_one_calls_and_not_the_next_ones(runner: calls.Runner) -> None:
-    first, second = (run(runner, words, memory="32m") for words in (["tail", "/dev/zero"], ["true"]))
+def test_out_of_memory_is_one_calls_and_not_the_next_ones(runner: calls.Runner, way: dict[str, bool]) -> None:
+    first, second = (run(runner, words, memory="32m", **way) for words in (["tail", "/dev/zero"], ["true"]))
     assert (first.state, first.reason, first.oom) == ("killed", "oom", "certain")
     assert (second.state, second.oom) == ("success", None)
     assert container(first) != container(second)
@@ -309,8 +327,8 @@ def test_a_container_that_was_removed_meanwhile_is_replaced(runner: calls.Runner
 
 
 @pytest.mark.engine
-def test_a_call_can_be_paused_and_resumed(runner: calls.Runner) -> None:
-    future = runner.submit(IMAGE, shell("sleep 1; echo done"), network="none", hot=True)
+def test_a_call_can_be_paused_and_resumed(runner: calls.Runner, way: dict[str, bool]) -> None:
+    future = runner.submit(IMAGE, shell("sleep 1; echo done"), network="none", hot=True, **way)
     until_kind(future.id, "started")
     runner.pause(future.id)
     until_kind(future.id, "paused")
@@ -323,11 +341,13 @@ def test_a_call_can_be_paused_and_resumed(runner: calls.Runner) -> None:
 
 
 @pytest.mark.engine
-def test_idle_it_is_paused_and_the_next_call_wakes_it(runner: calls.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_it_is_paused_and_the_next_call_wakes_it(
+    runner: calls.Runner, monkeypatch: pytest.MonkeyPatch, way: dict[str, bool]
+) -> None:
     monkeypatch.setattr(hot, "PAUSE", 0.05)
-    first = run(runner, ["true"])
+    first = run(runner, ["true"], **way)
     until(lambda: "Paused" in there(runner)[container(first)], "the pause")
-    second = run(runner, ["true"])
+    second = run(runner, ["true"], **way)
     assert (second.state, container(second)) == ("success", container(first))
     assert {"paused", "resumed"}.isdisjoint(each["kind"] for call in (first, second) for each in events(call.id))
 
@@ -345,9 +365,9 @@ def test_long_idle_it_is_removed(runner: calls.Runner, monkeypatch: pytest.Monke
 
 
 @pytest.mark.engine
-def test_each_call_has_its_own_cpu_time_and_peak(runner: calls.Runner, ledger: Path) -> None:
+def test_each_call_has_its_own_cpu_time_and_peak(runner: calls.Runner, ledger: Path, way: dict[str, bool]) -> None:
     busy = shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; dd if=/dev/zero of=/dev/null bs=64M count=1")
-    used = [run(runner, words) for words in (["true"], busy, ["true"])]
+    used = [run(runner, words, **way) for words in (["true"], busy, ["true"])]
     assert len({container(call) for call in used}) == 1
     with Reader(ledger) as reader:
         found = list(reader.query("SELECT cpu_seconds, mem_peak_bytes FROM calls ORDER BY id")[1])
@@ -362,13 +382,13 @@ def test_each_call_has_its_own_cpu_time_and_peak(runner: calls.Runner, ledger: P
 
 
 @pytest.mark.engine
-def test_far_away_it_is_the_same(remote: Forwarder, ledger: Path) -> None:
+def test_far_away_it_is_the_same(remote: Forwarder, ledger: Path, way: dict[str, bool]) -> None:
     with calls.Runner(ledger) as runner:
-        first, second = run(runner, ["true"]), run(runner, shell("exit 3"))
+        first, second = run(runner, ["true"], **way), run(runner, shell("exit 3"), **way)
         assert (first.state, second.exit_code) == ("success", 3)
-        left = run(runner, shell("sleep 600 >/dev/null 2>&1 & :"))
+        left = run(runner, shell("sleep 600 >/dev/null 2>&1 & :"), **way)
         assert container(first) == container(second) == container(left)
-        stopped = run(runner, shell(ARMED), timeout="500ms")
+        stopped = run(runner, shell(ARMED), timeout="500ms", **way)
         assert (stopped.reason, stopped.exit_code) == ("deadline", 0)
         assert container(stopped) != container(left)
     assert there(runner) == {}
@@ -377,13 +397,14 @@ def test_far_away_it_is_the_same(remote: Forwarder, ledger: Path) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize("script", ["sleep 2", "sleep 2; echo lost"])
 def test_a_cut_connection_is_a_gap_and_an_exit_code_is_the_commands_or_unknown(
-    remote: Forwarder, ledger: Path, script: str
+    remote: Forwarder, ledger: Path, script: str, way: dict[str, bool]
 ) -> None:
     """The engine may say 126 of a command whose last words it could not pass on: that is not the command's."""
     said = bytearray()
     with calls.Runner(ledger) as runner:
+        options: dict[str, Any] = {"network": "none", "hot": True, **way}
         words = shell(f"echo up; {script}")
-        future = runner.submit(IMAGE, words, network="none", hot=True, output=lambda _, data: said.extend(data))
+        future = runner.submit(IMAGE, words, output=lambda _, data: said.extend(data), **options)
         until(lambda: said, "the first word")
         remote.cut()
         call = future.result(LIMIT)

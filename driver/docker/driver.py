@@ -103,7 +103,7 @@ class DockerDriver:
     @property
     def hot_events(self) -> EventReader:
         """The one reader of events of hot containers; there is none before it is needed."""
-        from driver.docker.hot_call import EXECUTES
+        from driver.docker.hot_exec import EXECUTES
 
         return self._reader(f"{LABEL}hot={self._labels.runner}", EXECUTES)
 

@@ -1,10 +1,11 @@
 """Hot containers: one container for several calls, one after the other, each with output and an exit code of its own.
 
-The container's own process only waits (`tail -f /dev/null`: the image must have `tail`); a call is a command that the
-engine executes in it (see `hot_call`). Calls share a container when they differ in nothing but their command and their
-limits of time. Idle, it is soon paused, and some time later removed. Nothing of a call runs on into the next: where a
-process is left, or the call was stopped, or memory ran out, the container is removed. But files stay: what a call has
-written the next one finds, on a tmpfs as well.
+The container's own process is a shell that carries out what it is told (see `shell`; the image must have `sh`). The
+engine could execute each command itself, but needs ten times as long for it, and does so only where a command reads
+our input. Calls share a container when they differ in nothing but their command and their limits of time. Idle, it is
+soon paused, and some time later removed. Nothing of a call runs on into the next: where a process is left, or the call
+was stopped, or memory ran out, the container is removed. But files stay: what a call has written the next one finds,
+on a tmpfs as well.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import contextlib
 import os
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import docker
 
-from driver.docker.engine import freeze, look, remove, thaw
+from driver.docker.engine import look, remove
 from driver.docker.errors import speaking
-from driver.docker.inside import processes
+from driver.docker.hot_container import Connected, HotContainer, Image, key
+from driver.docker.shell import Shell
+from driver.docker.streams import Attachment
 from driver.protocol import LABEL, Labels, Preparation, Watcher
 from machine.errors import DriverError
 from machine.spec import Spec
@@ -36,105 +38,6 @@ PAUSE = 1.0
 """How long a hot container is idle before it is paused, seconds."""
 IDLE = 60.0
 """How long before it is removed."""
-_LOOKS = (0.001, 0.005, 0.02)  # seconds; the kernel lets go of an ended process a moment after its end is known
-_OWN = frozenset((  # what a call has for itself: all else makes another container
-    *("command", "entrypoint", "name", "interactive", "idempotency_key", "timeout", "prepare_timeout", "stop_timeout"),
-    *("sample", "log_limit", "pull", "pull_idle_timeout"),
-))  # fmt: skip
-
-
-class Image(NamedTuple):
-    """What an image runs when nothing else is said."""
-
-    entrypoint: tuple[str, ...]
-    command: tuple[str, ...]
-
-
-class HotContainer:
-    """One container that stays. Used by one thread at a time: of the call, or of whoever pauses and removes it."""
-
-    def __init__(self, driver: DockerDriver, preparation: Preparation, spec: Spec, image: Image, pid: int) -> None:
-        """It runs. `pid`: of its first process, as the engine's host numbers it."""
-        self.preparation = preparation._replace(hot=True)
-        self.key = key(spec)
-        self.pid = pid
-        self.group = driver.group_of(preparation, pid)
-        self._client = driver.client
-        self._events = driver.hot_events
-        self._resources = driver.resources
-        self._image = image
-        self._quiet = 2 if spec.init else 1  # processes while there is no call
-        folders = driver.mounts.folders(self.group) if self.group else {}
-        self._count = folders["pids"] / "pids.current" if "pids" in folders else None
-        self.lock = threading.Lock()
-        self.lent = False
-        self.idle_since = 0.0
-        self.paused = False
-        self.sure = False
-        """Whether it runs, by all that was heard since it was looked at."""
-        self.listen()
-
-    def listen(self) -> None:
-        """Hear of it while no call does."""
-        self._events.listen(self.preparation.container, self._heard, lambda _, __: self._doubt())
-
-    def _heard(self, action: str, at: int, attributes: dict[str, str]) -> None:
-        if not action.startswith(("exec_", "start")):
-            self._doubt()
-
-    def _doubt(self) -> None:
-        self.sure = False
-
-    def words(self, spec: Spec) -> list[str]:
-        """The command of a call in full, as the engine puts it together for a container of its own."""
-        if spec.entrypoint is not None:
-            return [*([spec.entrypoint] if spec.entrypoint else ()), *spec.command]
-        return [*self._image.entrypoint, *(spec.command or self._image.command)]
-
-    def pause(self) -> bool:
-        """Freeze it; -> whether that was done."""
-        with contextlib.suppress(DriverError):
-            freeze(self._client, self.preparation.container)
-            self.paused = True
-        return self.paused
-
-    def wake(self) -> bool:
-        """Let it go on; -> whether it runs."""
-        try:
-            if self.paused:
-                thaw(self._client, self.preparation.container)
-                self.paused = False
-            if self.sure:
-                return True
-            found = look(self._client, self.preparation.container)
-        except DriverError:
-            return False
-        self.sure = found is not None and found["State"]["Status"] == "running" and not self._events.blind
-        return found is not None and found["State"]["Status"] == "running"
-
-    def quiet(self) -> bool:
-        """Whether nothing of a call is left in it, not even a process that has ended and that nobody waited for."""
-        for pause in (0, *_LOOKS):
-            time.sleep(pause)
-            try:
-                found = self._number()
-            except (DriverError, OSError, ValueError):
-                return False
-            if found <= self._quiet:
-                return found == self._quiet
-        return False
-
-    def _number(self) -> int:
-        if self._count is not None:
-            return int(Path(self._count).read_text(encoding="ascii"))
-        return len(processes(self._client, self.preparation.container))
-
-    def remove(self) -> None:
-        """With all that runs in it. What cannot be removed now is found by its label."""
-        self._events.forget(self.preparation.container)
-        with contextlib.suppress(DriverError):
-            remove(self._client, self.preparation.container)
-            self._resources.release_of(self.preparation.container)
 
 
 class HotSet:
@@ -152,16 +55,18 @@ class HotSet:
 
     def prepare(self, spec: Spec, watcher: Watcher) -> HotCall:
         """A call's place in an idle container of its kind, the one last used; else in a new one."""
-        from driver.docker.hot_call import HotCall
-
         self._driver.hot_events  # noqa: B018 - subscribes meanwhile
+        hot, kind = self._awake(spec, watcher), _kind(spec)
+        return kind(self._driver, hot, spec, watcher, self)
+
+    def _awake(self, spec: Spec, watcher: Watcher) -> HotContainer:
         wanted = key(spec)
         while (hot := self._take(wanted)) is not None:
             with hot.lock:
                 if hot.wake():
-                    return HotCall(self._driver, hot, spec, watcher, self)
+                    return hot
             hot.remove()
-        return HotCall(self._driver, self._make(spec, watcher), spec, watcher, self)
+        return self._make(spec, watcher)
 
     def give_back(self, hot: HotContainer, *, whole: bool) -> None:
         """The call is over; unless `whole`, or if it left anything running, the container is not used again."""
@@ -199,22 +104,50 @@ class HotSet:
             return found
 
     def _make(self, spec: Spec, watcher: Watcher) -> HotContainer:
-        driver, client = self._driver, self._driver.client
-        waits = spec._replace(entrypoint="tail", command=("-f", "/dev/null"), interactive=False, no_healthcheck=True)
+        driver = self._driver
+        # Of a shell that nobody speaks to the input stays open, and it waits.
+        waits = spec._replace(entrypoint="sh", command=(), interactive=True, no_healthcheck=True)
+        if waits.log_driver is None:
+            waits = waits._replace(log_driver="none")  # the engine need not keep what the ledger has
         made = driver.make(f"hot-{os.urandom(8).hex()}", waits, watcher, self._labels)
+        connected = None
         try:
-            with driver.starting, speaking(Reason.CREATE_REFUSED):
-                client.start(made.container)
-            found = look(client, made.container)
-            if found is None or not found["State"]["Running"]:
-                raise DriverError(Reason.CREATE_REFUSED, "it ended at once")
-            return HotContainer(driver, made, spec, self._image(made.image_id or ""), found["State"]["Pid"])
+            connected = None if spec.interactive else self._connect(made.container)
+            pid = self._start(made, connected)
+            return HotContainer(driver, made, spec, self._image(made.image_id or ""), pid, connected)
         except DriverError as error:
+            if connected is not None:
+                driver.pump.drop(connected.attachment)
             with contextlib.suppress(DriverError):
-                remove(client, made.container)
+                remove(driver.client, made.container)
                 driver.resources.release_of(made.container)
-            message = f"a hot container waits with `tail`, and this one cannot: {error}"
+            message = f"a hot container waits with `sh`, and this one cannot: {error}"
             raise type(error)(error.reason, message) from error
+
+    def _connect(self, container: str) -> Connected:
+        shell = Shell()
+        params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        with speaking(Reason.CREATE_REFUSED):
+            raw = self._driver.client.attach_socket(container, params=params)
+        connected = Connected(shell, Attachment(raw, shell.take, shell.end))
+        self._driver.pump.add(connected.attachment)
+        return connected
+
+    def _start(self, made: Preparation, connected: Connected | None) -> int:
+        """-> the process id of its first process."""
+        driver = self._driver
+        with driver.starting, speaking(Reason.CREATE_REFUSED):
+            driver.client.start(made.container)
+        found = look(driver.client, made.container)
+        if found is None or not found["State"]["Running"]:
+            raise DriverError(Reason.CREATE_REFUSED, "it ended at once")
+        if connected is not None:
+            names = [entry.split("=", 1)[0] for entry in found["Config"].get("Env") or ()]
+            try:
+                connected.shell.begin(connected.attachment.send, names)
+            except OSError as error:
+                raise DriverError(Reason.CREATE_REFUSED, f"its shell does not listen: {error}") from error
+        return int(found["State"]["Pid"])
 
     def _image(self, number: str) -> Image:
         if number not in self._images:
@@ -256,9 +189,14 @@ class HotSet:
         return max(0.0, min(due)) if due else None
 
 
-def key(spec: Spec) -> str:
-    """Calls of one key can share a container."""
-    return repr(sorted((name, value) for name, value in spec.asked().items() if name not in _OWN))
+def _kind(spec: Spec) -> type[HotCall]:
+    if spec.interactive:
+        from driver.docker.hot_exec import ExecutedCall
+
+        return ExecutedCall
+    from driver.docker.hot_shell import ShellCall
+
+    return ShellCall
 
 
 def settle(client: docker.APIClient, ledger: str, container: str | None) -> None:

@@ -110,12 +110,14 @@ class Attachment:
         # Either side may fail: the process ended first, or our input broke off, and then the process' input ends.
         with contextlib.suppress(OSError, ValueError):
             for data in _input():
-                self._send(memoryview(data))
+                self.send(data)
         with contextlib.suppress(OSError, ValueError):
             # Not that of TLS, after which nothing can be read any more: the engine takes this one as well.
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
-    def _send(self, view: memoryview) -> None:
+    def send(self, data: bytes) -> None:
+        """Write to the process' input, as fast as it takes it. OSError when nothing can be written any more."""
+        view = memoryview(data)
         poll = select.poll()  # not select: it cannot count beyond 1024 descriptors
         poll.register(self._socket.fileno(), select.POLLOUT)
         while view:
