@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
+from threading import Thread
 from typing import Any
 
 import docker.errors
@@ -12,7 +16,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driver.docker.engine import health_check, nanoseconds, observation
+from driver.docker.engine import connect, health_check, nanoseconds, observation
 from driver.docker.errors import pull_reason, speaking
 from driver.docker.stats import documents, reading
 from driver.docker.streams import Attachment, Chunks
@@ -38,6 +42,27 @@ def spoken(error: Exception, reason: Reason = Reason.CREATE_REFUSED) -> DriverEr
     with pytest.raises(DriverError) as caught, speaking(reason):
         raise error
     return caught.value
+
+
+class Old(BaseHTTPRequestHandler):
+    """An engine of long ago."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Api-Version", "1.39")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """It says nothing."""
+
+
+def test_an_engine_that_is_too_old_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/sock")
+    with UnixStreamServer(f"{tmp_path}/sock", Old) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(DriverError, match=r"speaks version 1\.39 of its API, and 1\.40 is the least") as refused:
+            connect()
+    assert refused.value.reason is Reason.ENGINE_UNAVAILABLE
 
 
 def test_every_error_of_docker_py_is_known() -> None:

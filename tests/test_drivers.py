@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from contract import Ear
 from running import calls as carry_out
@@ -100,6 +101,29 @@ def test_an_installed_driver_carries_calls_out(install: Install) -> None:
     done = carry_out("run", "--driver", "mine", "--", "sh", "-c", "echo from mine; exit 3", PYTHONPATH=place)
     assert (done.status, done.out) == (3, b"from mine\n")
     assert (shown()["driver"], shown()["image"], shown()["state"]) == ("mine", None, "error")
+
+
+WRAPPED = """
+from driver.docker import DockerDriver
+
+class Mine(DockerDriver):
+    name = "wrapped"
+    def request(self, spec, labels, parent):
+        made = super().request(spec, labels, parent)
+        made["HostConfig"]["CpuPeriod"], made["HostConfig"]["CpuQuota"] = 50_000, 25_000
+        return made
+"""
+
+
+@pytest.mark.engine
+def test_a_driver_that_wraps_another_may_change_what_is_asked_of_the_engine(
+    install: Install, engine: docker.APIClient
+) -> None:
+    words = ("run", "--driver", "wrapped", "--keep", "busybox", "true")
+    assert carry_out(*words, PYTHONPATH=str(install("wrapped", WRAPPED))).status == 0
+    made = engine.inspect_container(shown()["id"])["HostConfig"]
+    engine.remove_container(shown()["id"])
+    assert (made["CpuPeriod"], made["CpuQuota"]) == (50_000, 25_000)
 
 
 def test_an_installed_driver_may_take_an_image(install: Install) -> None:

@@ -236,11 +236,15 @@ class DockerDriver:
             self.resources.reap(leftover)
         self.mounts.remove(_parent_of(leftover.uid))
 
+    def request(self, spec: Spec, labels: Mapping[str, str], parent: str | None) -> dict[str, Any]:
+        """The request by which a container is created. For drivers that wrap this one: they may change it."""
+        return create_request(spec, labels, parent)
+
     def _create(
         self, name: str, spec: Spec, labels: Mapping[str, str], parent: str | None
     ) -> tuple[str, tuple[str, ...], str | None]:
         """-> the container, the engine's warnings, and the parent group that it really has."""
-        request = create_request(spec, labels, parent)
+        request = self.request(spec, labels, parent)
         failed: DriverError | None = None
         for seconds in _AGAIN:  # safely: there is one container of a name
             try:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import docker
 import docker.errors
+from docker.utils import version_lt
 from requests.utils import get_environ_proxies
 
 from driver.docker.door import Measure, attend
@@ -50,7 +51,7 @@ def connect(measure: Measure = lambda *_: None) -> docker.APIClient:
         attend(client, measure)
         # What `version="auto"` does costs the engine 12 ms (it runs runc to ask for its version); a ping 1 ms.
         ping = client.get(client.base_url + "/_ping", timeout=_TIMEOUT)
-        client._version = ping.headers.get("Api-Version", _OLDEST_API)  # noqa: SLF001
+        client._version = _spoken(ping.headers.get("Api-Version", _OLDEST_API))  # noqa: SLF001
         client.podman = "Libpod-Api-Version" in ping.headers
         return client
     except (docker.errors.DockerException, OSError, ValueError) as error:
@@ -68,6 +69,16 @@ def connect(measure: Measure = lambda *_: None) -> docker.APIClient:
             f"no Docker Engine at {where} ({_cause(error)}). Start it, set DOCKER_HOST, "
             "or run a command of this host with: calls run --driver local -- CMD",
         ) from error
+
+
+def _spoken(version: str) -> str:
+    """The version of the engine's API, which is new enough."""
+    if version_lt(version, _OLDEST_API):
+        message = (
+            f"the Docker Engine speaks version {version} of its API, and {_OLDEST_API} is the least (Docker 19.03)"
+        )
+        raise DriverError(Reason.ENGINE_UNAVAILABLE, message)
+    return version
 
 
 def _cause(error: BaseException) -> str:
