@@ -7,7 +7,7 @@ adopts it first, by an event that the ledger takes from one process only: a call
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, Literal, NamedTuple
 
@@ -17,10 +17,12 @@ from calls.recorder import Recorder
 from calls.runner import CallFuture, Runner
 from calls.takeover import GONE, Successor, gone, kept_output, unstarted
 from driver.protocol import Leftover
+from ledger.lease import Unsettled
+from ledger.projection import UNREADABLE
 from ledger.read import Fate, Reader
 from machine import facts
 from machine.errors import CallsError, TakenOverError
-from machine.history import History
+from machine.history import History, Past
 from machine.secrets import Redactor
 from machine.states import Kind
 from machine.table import VERDICTS
@@ -62,15 +64,14 @@ class Recovery:
 
     def settle(self) -> Iterator[Recovered]:
         """Adopt every call whose runner is gone; -> what became of each, oldest first, as it is known."""
-        gone = {call.call_id: call.runner for call in orphans(self._ledger.unsettled(), self._runner.clock.wall())}
+        gone = {call.call_id: call for call in orphans(self._ledger.unsettled(), self._runner.clock.wall())}
         if not gone:
             return
         waiting: list[Callable[[], Recovered | None]] = []
         with Reader(self._ledger.path) as reader:
             for call_id, events in reader.unsettled_logs():
-                past = History(events)
-                if past.owner["runner"] == gone.get(call_id):  # else it has another one by now
-                    waiting.append(self._begin(call_id, past, reader))
+                if (call := gone.get(call_id)) is not None:
+                    waiting.append(self._look_at(call, events, reader))
         for answer in waiting:
             if told := answer():
                 yield told
@@ -78,7 +79,8 @@ class Recovery:
     def reap(self, grace: int = GRACE) -> Iterator[Recovered]:
         """Remove containers of this ledger that are older than `grace` ns and have no open call.
 
-        Those that are of no call (holders of a pool, hot containers) go as soon as their runner is gone.
+        Those that are of no call (holders of a pool, hot containers) go as soon as their runner is gone; those of a
+        call that the ledger does not know, only then.
         """
         self._leftovers.clear()  # what was settled meanwhile is not there any more
         now = self._runner.clock.wall()
@@ -88,13 +90,13 @@ class Recovery:
                 if isinstance(found, CallsError):
                     continue  # what is not there has no containers that could be in anybody's way
                 for leftover in found.values():
-                    if not leftover.uid:
+                    fate = reader.fate(leftover.uid) if leftover.uid else None
+                    if fate is None:  # a call may be unknown because this is a copy of its ledger
                         lease = reader.lease(leftover.runner)
-                        if lease is None or not alive(lease, now):
-                            yield self._reap(name, leftover, None)
-                        continue
-                    fate = reader.fate(leftover.uid)
-                    if now - leftover.created_at >= grace and (fate is None or (fate.cleaned and not fate.kept)):
+                        reapable = lease is None or not alive(lease, now)
+                    else:
+                        reapable = fate.cleaned and not fate.kept
+                    if reapable and (not leftover.uid or now - leftover.created_at >= grace):
                         yield self._reap(name, leftover, fate)
 
     def _reap(self, driver: str, leftover: Leftover, fate: Fate | None) -> Recovered:
@@ -111,6 +113,16 @@ class Recovery:
         what = "networks or volumes" if leftover.status == "gone" else f"container {leftover.container[:12]}"
         detail = error or f"{what}, {whose}"
         return Recovered(leftover.uid, fate and fate.state, "left" if error else "reaped", detail=detail)
+
+    def _look_at(self, call: Unsettled, events: Iterable[Past], reader: Reader) -> Callable[[], Recovered | None]:
+        try:
+            past = History(events)
+            if past.owner["runner"] != call.runner:
+                return lambda: None  # it has another one by now
+        except UNREADABLE as error:  # a damaged call is no reason to leave the others
+            left = Recovered(call.uid, None, "left", detail=f"its log cannot be read: {error!r} (calls verify)")
+            return lambda: left
+        return self._begin(call.call_id, past, reader)
 
     def _begin(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered | None]:
         found = self._found(past.spec.driver)

@@ -12,23 +12,16 @@ from typing import Any, NamedTuple
 
 from ledger import digest
 from ledger.append import histogram_rows
-from ledger.histogram import MAX_POINTS
-from ledger.projection import COLUMNS, advance, begin
+from ledger.projection import CODED_STEPS, COLUMNS, UNBORN, UNREADABLE, advance, begin
 from ledger.sqlite import sqlite3
-from ledger.tombstone import Tombstones
+from ledger.tombstone import Tombstones, decimated_samples
 from machine.samples import METRICS
 from machine.states import Kind, State
-from machine.table import STEPS
 
 KINDS, STATES = tuple(Kind), tuple(State)
-_STEPS = {(-1 if source is None else source.code, kind.code): target.code for (source, kind), target in STEPS.items()}
 _PRUNED = Kind.PRUNED.code
-_FIRST_END = min(state.code for state in State if state.terminal)
 _SHOWN = 60
 """Characters of a value that a finding shows."""
-
-FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading a row can raise when the row is not what this program writes."""
 
 Row = Sequence[Any]
 
@@ -77,9 +70,14 @@ class _WrongError(Exception):
 
 
 class Examination:
-    """The calls numbered `first` to `last`, each row of theirs read once, in the order of the calls."""
+    """The calls numbered `first` to `last`, each row of theirs read once, in the order of the calls.
 
-    def __init__(self, connection: sqlite3.Connection, tally: Tally, first: int, last: int) -> None:
+    `late`: whether samples and output may have come after the last event of a call.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, tally: Tally, first: int, last: int, *, late: bool = False
+    ) -> None:
         def rows(columns: str, table: str, order: str) -> Rows:
             call_id = columns.partition(",")[0]
             statement = f"SELECT {columns} FROM {table} WHERE {call_id} BETWEEN ? AND ? ORDER BY {order}"
@@ -87,6 +85,7 @@ class Examination:
 
         self._connection = connection
         self._tally = tally
+        self._late = late
         self._calls = rows(f"id, {', '.join(COLUMNS)}", "call", "id")
         event = "call_id, id, seq, at, kind, state, elapsed_ns, data, samples, chunks, digest"
         self._events = rows(event, "event", "call_id, seq")
@@ -165,7 +164,7 @@ class Examination:
     def _tail(self, name: str, numbers: Sequence[int], covered: int, folded: dict[str, Any]) -> Iterator[str]:
         if not numbers:
             return
-        if folded["cleaned"]:
+        if folded["cleaned"] and not self._late:
             yield f"{_rows(len(numbers))} of {name}, from number {numbers[0]} on, came after its last event"
         elif list(numbers) != list(range(covered + 1, covered + len(numbers) + 1)):
             yield f"rows of {name} are missing after number {covered}, and no event covers them yet"
@@ -181,7 +180,7 @@ class _Log:
         self.samples = self.chunks = self.read_samples = self.read_bytes = 0
         self._call_id, self._uid = call_id, uid
         self._samples, self._chunks = samples, chunks
-        self._id, self._seq, self._state = -(2**63), 0, -1
+        self._id, self._seq, self._state = -(2**63), 0, UNBORN
         self._digest = digest.GENESIS
         self._taken: list[Row] = []
 
@@ -197,7 +196,7 @@ class _Log:
             self._content(event, samples, chunks)
         except _WrongError as wrong:
             return str(wrong)
-        except FAULTS as error:
+        except UNREADABLE as error:
             return f"it cannot be read: {error}"
         self._id, self._seq, self._state = event[0], event[1], event[4]
         self.samples, self.chunks, self._digest = event[7], event[8], event[9]
@@ -209,7 +208,7 @@ class _Log:
         number, seq, kind, state = event[0], event[1], event[3], event[4]
         if seq != self._seq + 1:
             raise _WrongError(f"it is missing: after event {self._seq} comes {seq}")
-        if _STEPS.get((self._state, kind)) != state:
+        if CODED_STEPS.get((self._state, kind)) != state:
             raise _WrongError(
                 f"{_name(KINDS, kind)} cannot lead from {_name(STATES, self._state)} to {_name(STATES, state)}"
             )
@@ -259,19 +258,13 @@ class _Log:
             raise _WrongError("the emptied events before it are not those that it names")
 
 
-def decimated_samples(events: Sequence[Row], tombstones: Tombstones) -> int:
-    """How many samples a call's histogram is made of: those before its end. 0 where there is none to be."""
-    samples: int = next((event[7] for event in events if event[4] >= _FIRST_END), 0)
-    return 0 if samples <= MAX_POINTS or tombstones.emptied else samples
-
-
 def _folded(events: Sequence[Row]) -> dict[str, Any]:
     """The row that the events make; empty where they make none."""
     row = begin()
     try:
         for _, seq, at, kind, state, elapsed_ns, data, samples, chunks, _ in events:
             advance(row, seq, at, KINDS[kind], STATES[state], elapsed_ns, data, samples, chunks)
-    except FAULTS:
+    except UNREADABLE:
         return {}
     return row
 
@@ -293,7 +286,7 @@ def _difference(found: Sequence[Row], expected: Sequence[Row]) -> str:
 
 
 def _name(names: Sequence[str], code: Any) -> str:
-    if code == -1:
+    if code == UNBORN:
         return "nothing"
     return names[code] if isinstance(code, int) and 0 <= code < len(names) else _short(code)
 

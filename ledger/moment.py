@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from ledger.account import Row, account, iso
-from ledger.projection import Event, fold
-from ledger.replay import EVENTS, UNREADABLE, fold_log
+from ledger.projection import UNREADABLE, Event, fold
+from ledger.replay import EVENTS, fold_log
 from ledger.sqlite import connect_reader, explain, scalar, suspect
 from machine.errors import LedgerError, UsageError
 from machine.history import History, Past

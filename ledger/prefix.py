@@ -14,9 +14,8 @@ from itertools import islice, product
 from typing import Any, NamedTuple, Protocol
 
 from ledger import digest
-from ledger.examine import FAULTS
+from ledger.projection import CODED_STEPS, UNBORN, UNREADABLE
 from ledger.tombstone import PRUNED, Tombstones
-from machine.table import STEPS
 
 Row = Sequence[Any]
 Span = tuple[int, int]
@@ -25,7 +24,6 @@ Span = tuple[int, int]
 PARTS = ("samples", "output")
 TRIES = 64
 """How many combinations are tried where several rows claim the same places."""
-_STEPS = {(-1 if source is None else source.code, kind.code): target.code for (source, kind), target in STEPS.items()}
 
 
 class Pieces(Protocol):
@@ -81,7 +79,7 @@ def _uids(found: Iterable[Row]) -> list[str]:
             try:
                 said = json.loads(event[6])
                 uid = said["uid"] if event[1] == 1 else said["kept"]["uid"]
-            except FAULTS:
+            except UNREADABLE:
                 continue
             if isinstance(uid, str):
                 uids[uid] = None
@@ -103,7 +101,7 @@ class _Walk:
         self._spans: list[dict[str, Span]] = []
         self._needs: list[int] = []  # for each event, the tombstone without which it cannot be kept
         self._chosen: dict[str, dict[int, Row]] = {part: {} for part in PARTS}
-        self._id, self._state, self._digest = 0, -1, digest.GENESIS
+        self._id, self._state, self._digest = 0, UNBORN, digest.GENESIS
         self._covered = dict.fromkeys(PARTS, 0)
 
     def go(self, emptied: int, total: str) -> Prefix:
@@ -125,13 +123,13 @@ class _Walk:
             try:
                 if not (why := self._take(event)):
                     return None
-            except FAULTS:
+            except UNREADABLE:
                 why = "it cannot be read"
         return why
 
     def _take(self, event: Row) -> str:
         number, seq, _, kind, state, *_, samples, chunks, chained = event
-        if _STEPS.get((self._state, kind)) != state:
+        if CODED_STEPS.get((self._state, kind)) != state:
             return "it cannot follow the event before it"
         if number <= self._id or number in self._taken:
             return f"its id {number} is not its own"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from machine.states import Kind, State
-from machine.table import VERDICTS
+from machine.table import STEPS, VERDICTS
 
 
 class Event(NamedTuple):
@@ -22,6 +22,15 @@ class Event(NamedTuple):
     samples: int
     chunks: int
 
+
+UNBORN = -1
+"""Instead of the code of a state: no event has happened yet."""
+CODED_STEPS = {
+    (UNBORN if source is None else source.code, kind.code): target.code for (source, kind), target in STEPS.items()
+}
+"""The table by codes: (state before, kind) -> state after."""
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What an event leads to that says what this program does not write."""
 
 COLUMNS = [
     "uid",

@@ -62,8 +62,11 @@ _KINDS, _STATES = tuple(Kind), tuple(State)
 
 
 def _past(row: Sequence[Any]) -> Past:
-    _, seq, at, kind, state, data = row
-    return Past(seq, at, _KINDS[kind], _STATES[state], json.loads(data))
+    _, seq, at, kind, state, text = row
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise TypeError(f"event {seq} says {text}, which is no object")
+    return Past(seq, at, _KINDS[kind], _STATES[state], data)
 
 
 class Reader:
@@ -167,20 +170,20 @@ class Reader:
         with explain(self.path):
             return unsettled(self._connection)
 
-    def unsettled_logs(self) -> Iterator[tuple[int, list[Past]]]:
-        """The log of each of them: (call, its events)."""
-        statement = (
-            "SELECT call_id, seq, at, kind, state, data FROM event "
+    def unsettled_logs(self) -> Iterator[tuple[int, Iterator[Past]]]:
+        """The log of each of them: (call, its events, made as they are asked for: one may be damaged)."""
+        statement = (  # as bytes: not even that it is text is sure
+            "SELECT call_id, seq, at, kind, state, CAST(data AS BLOB) FROM event "
             "WHERE call_id IN (SELECT id FROM call WHERE cleaned = 0) ORDER BY call_id, seq"
         )
         with explain(self.path):
             for call_id, rows in groupby(self._connection.execute(statement), key=lambda row: row[0]):
-                yield int(call_id), [_past(row) for row in rows]
+                yield int(call_id), map(_past, list(rows))
 
     def log(self, call_id: int) -> list[Past]:
         """The events of a call as they were recorded."""
         statement = "SELECT call_id, seq, at, kind, state, data FROM event WHERE call_id = ? ORDER BY seq"
-        with explain(self.path):
+        with explain(self.path), sound(self.path):
             return [_past(row) for row in self._connection.execute(statement, (call_id,))]
 
     def samples(self, call_id: int, last: int | None = None) -> list[Row]:

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ledger.append import histogram_rows
-from ledger.examine import FAULTS, KINDS, STATES, decimated_samples
-from ledger.projection import COLUMNS, advance, begin
+from ledger.examine import KINDS, STATES
+from ledger.projection import COLUMNS, UNREADABLE, advance, begin
 from ledger.shape import objects, wanted
-from ledger.sqlite import connect_reader, connect_writer, explain, scalar, sqlite3, transaction
-from ledger.tombstone import PRUNED, Tombstones
+from ledger.sqlite import DERIVED, connect_reader, connect_writer, explain, scalar, sqlite3, transaction
+from ledger.tombstone import PRUNED, Tombstones, decimated_samples
 from machine.errors import IllegalTransitionError, LedgerError
 from machine.states import Kind, State
 from machine.table import step
 
-_DERIVED = ("call", "histogram")
 _EVENTS = (
     "SELECT call_id, id, seq, at, kind, state, elapsed_ns, data, samples, chunks, digest FROM event "
     "ORDER BY call_id, seq"
@@ -29,6 +28,7 @@ _OUTLIVING = (
     "CREATE TEMP TABLE outliving AS SELECT * FROM main.histogram "
     f"WHERE call_id IN ({_SAID.format('histogram')} EXCEPT {_SAID.format('events')})"
 )
+_HISTORY = ("table", "histogram")
 _CALL = f"INSERT INTO call (id, {', '.join(COLUMNS)}) VALUES ({', '.join('?' * (1 + len(COLUMNS)))})"
 _HISTOGRAM = "INSERT INTO histogram VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -51,7 +51,7 @@ def rebuild(path: Path, progress: Callable[[int, int], None]) -> Rebuilt:
     LedgerError, and nothing is changed, when the log does not fold. `progress`: events done, and all.
     """
     connect_reader(path).close()  # a ledger that is not there must not be made
-    with closing(connect_writer(path)) as connection, explain(path), transaction(connection, "rebuild"):
+    with closing(connect_writer(path, derived=False)) as connection, explain(path), transaction(connection, "rebuild"):
         kept = _clear(connection)
         calls, events = _fold(connection, progress)
         return Rebuilt(calls, events, int(scalar(connection, "SELECT count(*) FROM histogram")), kept)
@@ -59,8 +59,10 @@ def rebuild(path: Path, progress: Callable[[int, int], None]) -> Rebuilt:
 
 def _clear(connection: sqlite3.Connection) -> int:
     """Empty and exact tables, indexes and views; -> how many rows of `histogram` are kept."""
+    if _HISTORY not in objects(connection):
+        connection.execute(wanted()[_HISTORY].sql)
     found = objects(connection)
-    made = [(kind, name, each) for (kind, name), each in wanted().items() if kind == "view" or each.table in _DERIVED]
+    made = [(kind, name, each) for (kind, name), each in wanted().items() if kind == "view" or each.table in DERIVED]
     connection.execute(_OUTLIVING)
     for kind, name, _ in reversed(made):
         if (kind, name) in found:
@@ -99,7 +101,7 @@ def _row(call_id: int, events: Sequence[Sequence[Any]]) -> dict[str, Any]:
                 raise ValueError("it is missing")
             state = _step(state, KINDS[kind], STATES[stored])
             advance(row, seq, at, KINDS[kind], state, elapsed_ns, data, samples, chunks)
-        except (*FAULTS, IllegalTransitionError) as error:
+        except (*UNREADABLE, IllegalTransitionError) as error:
             raise LedgerError(
                 f"the log does not fold (calls verify): call {call_id}, event {expected}: {error}"
             ) from error

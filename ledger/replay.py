@@ -13,23 +13,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ledger.projection import COLUMNS, advance, begin
+from ledger.projection import CODED_STEPS, COLUMNS, UNBORN, UNREADABLE, advance, begin
 from ledger.sqlite import connect_reader, explain, scalar, sqlite3
 from machine.errors import IllegalTransitionError
 from machine.states import Kind, State
-from machine.table import STEPS
 
 _KINDS, _STATES = tuple(Kind), tuple(State)
-_UNBORN = -1
-_STEPS = {
-    (_UNBORN if source is None else source.code, kind.code): target.code for (source, kind), target in STEPS.items()
-}
 EVENTS = "SELECT call_id, seq, at, kind, state, elapsed_ns, data, samples, chunks FROM event"
 _CALLS = f"SELECT id, {', '.join(COLUMNS)} FROM call"
 _TOLD = 1000
 """Calls between two reports of progress."""
-UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What folding an event can raise whose data is not what this program writes."""
 
 Row = dict[str, Any]
 Told = Callable[[int, int], None]
@@ -117,9 +110,9 @@ def _together(
         log = next(logs, None) if log is not None and log[0] == call else log
 
 
-def fold_log(events: Iterable[Stored], step: Callable[[tuple[int, int]], int | None] = _STEPS.get) -> FoldedLog:
+def fold_log(events: Iterable[Stored], step: Callable[[tuple[int, int]], int | None] = CODED_STEPS.get) -> FoldedLog:
     """Fold the rows of EVENTS of one call, in their order, as far as they can be folded."""
-    row, state, count = begin(), _UNBORN, 0
+    row, state, count = begin(), UNBORN, 0
     found: list[Found] = []
     for _, seq, at, kind, stored, elapsed_ns, data, samples, chunks in events:
         count += 1
@@ -155,4 +148,4 @@ def _name(names: Sequence[str], code: int) -> Any:
 def _refusal(state: int, kind: int) -> str:
     if not 0 <= kind < len(_KINDS):
         return "there is no such kind of event"
-    return str(IllegalTransitionError(None if state == _UNBORN else _STATES[state], _KINDS[kind]))
+    return str(IllegalTransitionError(None if state == UNBORN else _STATES[state], _KINDS[kind]))

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from ledger import digest
-from ledger.append import EventIn, append_event, last_seq
+from ledger.append import EventIn, append_event
 from ledger.examine import Examination, Finding, Tally
 from ledger.projection import KEPT
 from ledger.sqlite import has_reset_bug, scalar, sqlite3, transaction
@@ -189,12 +189,8 @@ def _damage(connection: sqlite3.Connection, call_id: int) -> Finding | None:
 
     Rows after its last event are no reason to keep it: the tombstone names them, under its own number.
     """
-    covered = connection.execute("SELECT samples, chunks FROM call WHERE id = ?", (call_id,)).fetchone()
-    late = any(
-        last_seq(connection, table, call_id) > upto for table, upto in zip(("sample", "log"), covered, strict=True)
-    )
-    found = chain.from_iterable(Examination(connection, Tally(), call_id, call_id).findings())
-    return next((finding for finding in found if finding.seq is not None or not late), None)
+    examination = Examination(connection, Tally(), call_id, call_id, late=True)
+    return next(chain.from_iterable(examination.findings()), None)
 
 
 def _tombstone(connection: sqlite3.Connection, call_id: int, parts: frozenset[str], by: Requester) -> Pruned:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,9 @@ __all__ = [
 APPLICATION_ID = 0x63616C6C
 SCHEMA_VERSION = 2
 BUSY_MS = 5000
+DERIVED = ("call", "histogram")
+"""The tables that can be made again."""
+_OTHERS = ("meta", "state", "kind", "rule", "metric", "event", "sample", "log", "lease")
 
 _WRITER = (
     f"PRAGMA busy_timeout = {BUSY_MS}",  # first: the next ones may have to wait
@@ -65,10 +68,11 @@ def has_reset_bug(version: tuple[int, ...] | None = None) -> bool:
     return not any(version[:2] == fixed[:2] and version >= fixed for fixed in ((3, 50, 7), (3, 44, 6)))
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
+def connect_writer(path: Path, *, derived: bool = True) -> sqlite3.Connection:
     """Open for appending; a missing or empty file becomes a ledger (mode 0600, folder 0700), an older one is migrated.
 
     LedgerError for what is not a ledger, is newer than this program, damaged at first sight, or cannot be written.
+    Without `derived` the tables that are derived need not be there.
     """
     with explain(path):
         _touch(path)
@@ -81,7 +85,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
                 _create(connection)
             elif version < SCHEMA_VERSION:
                 _migrate(connection)
-            _look(connection)
+            _look(connection, (*_OTHERS, *DERIVED) if derived else _OTHERS)
             # Fails now if it is read-only. In WAL mode beginning alone does not: something must be written.
             connection.execute("BEGIN IMMEDIATE").execute(f"PRAGMA user_version = {SCHEMA_VERSION}").execute("ROLLBACK")
         except BaseException:
@@ -98,11 +102,11 @@ def _kind() -> type[sqlite3.Connection]:
     return Alone
 
 
-def connect_reader(path: Path, *, as_is: bool = False) -> sqlite3.Connection:
+def connect_reader(path: Path, *, as_is: bool = False, cut: bool = False) -> sqlite3.Connection:
     """Open for reading only: such a connection neither writes nor checkpoints. The file must exist.
 
     An older ledger is migrated first. Where it cannot be written it is read from a migrated copy, which lives as long
-    as the connection. `as_is`: whatever its version.
+    as the connection. `as_is`: whatever its version. `cut`: even if its end is missing; what was there is an error.
     """
     with explain(path):
         if not path.exists():
@@ -110,6 +114,8 @@ def connect_reader(path: Path, *, as_is: bool = False) -> sqlite3.Connection:
         _no_folder(path)
         connection = _open_reader(path)
         try:
+            if cut:
+                connection.execute("PRAGMA writable_schema = ON")  # else SQLite refuses a file shorter than it says
             version = _version(connection, path)
             if version == 0:
                 raise LedgerError(f"{path} is empty: no call was recorded in it yet")
@@ -273,9 +279,8 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrate(connection)
 
 
-def _look(connection: sqlite3.Connection) -> None:
+def _look(connection: sqlite3.Connection, tables: Sequence[str]) -> None:
     """Fails on damage that is seen in microseconds: a table that is gone, or does not begin where the schema says."""
-    tables = ("meta", "state", "kind", "rule", "metric", "event", "sample", "log", "call", "histogram", "lease")
     looks = ", ".join(f"(SELECT 1 FROM {table} NOT INDEXED LIMIT 1)" for table in tables)
     connection.execute(f"SELECT {looks}").fetchone()
 

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from machine.states import Kind
+from ledger.histogram import MAX_POINTS
+from machine.states import Kind, State
 
 PRUNED = Kind.PRUNED.code
+_FIRST_END = min(state.code for state in State if state.terminal)
 
 
 class Tombstones:
@@ -46,3 +48,9 @@ class Tombstones:
             self.histogram = said.get("histogram", self.histogram)
         except (AttributeError, RecursionError, TypeError, ValueError):
             return  # not what this program writes: its digest will not hold
+
+
+def decimated_samples(events: Sequence[Sequence[Any]], tombstones: Tombstones) -> int:
+    """How many samples a call's histogram is made of: those before its end. 0 where there is none to be."""
+    samples: int = next((event[7] for event in events if event[4] >= _FIRST_END), 0)
+    return 0 if samples <= MAX_POINTS or tombstones.emptied else samples

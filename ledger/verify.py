@@ -67,7 +67,7 @@ def verify(path: Path, only: Sequence[int] = (), against: bytes = b"", progress:
 
     Sees the ledger at one moment, however long it takes and whoever writes meanwhile.
     """
-    with closing(connect_reader(path)) as connection:
+    with closing(connect_reader(path, cut=True)) as connection:
         with explain(path):
             connection.execute("BEGIN")
         return inspect(connection, only, against, progress)

@@ -15,6 +15,9 @@ from machine.states import REQUESTS, Kind, Reason, State
 from machine.table import VERDICTS
 from machine.verdict import Evidence, Verdict, Why
 
+_BY_OTHERS = frozenset((*REQUESTS.values(), Kind.ADOPTED, Kind.EXECUTED, Kind.GAP, Kind.LISTED))
+"""What anybody may write while nobody looks at the call, or an heir before it has looked."""
+
 
 class Past(NamedTuple):
     """One event of the log. `at` in ns, `data` decoded."""
@@ -44,6 +47,7 @@ class History:
         self.state = State.PREPARING
         self.owner: dict[str, Any] = {}
         self.since = 0
+        """When its runner was last at work, for sure: from then on, what happened must be asked for."""
         self.prepared: dict[str, Any] = {}
         self.started: dict[str, Any] | None = None
         self.awaiting_health_since: int | None = None
@@ -67,7 +71,9 @@ class History:
         return min(self.pending, default=self.seq + 1) - 1
 
     def _take(self, event: Past) -> None:
-        self.state, self.since, self.seq = event.state, event.at, event.seq
+        self.state, self.seq = event.state, event.seq
+        if event.kind not in _BY_OTHERS:
+            self.since = event.at
         data = event.data
         match event.kind:
             case Kind.SUBMITTED:

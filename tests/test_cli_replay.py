@@ -188,6 +188,7 @@ def test_all_check(said: Said, damaged: Path) -> None:
         (("ok", "--at", "-1"), "'-1' is no moment"),
         (("ok", "--at", "+soon"), "'+soon' is no moment"),
         (("ok", "--at", ""), "'' is no moment"),
+        (("ok", "--at", "9" * 5000), f"'{'9' * 5000}' is no moment"),
         (("0199c841",), "matches 10 calls"),
     ],
 )

@@ -123,6 +123,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands carried out in this process leave no others behind, and no signal handler."""
     monkeypatch.setattr("calls.orphans.summon", lambda _: None)
+    monkeypatch.setattr("calls.cli.answers.PATIENCE", 0)  # nobody conducts these calls
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
     before = signal.getsignal(signal.SIGINT)
     yield

@@ -12,12 +12,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from contract import Ear
 from invariants import invariants
 from ledgers import OWNER, Call
 from recovering import Succession
 
 import calls
 from calls import identity
+from calls.cli import common
 from calls.identity import STALE, alive
 from calls.orphans import orphans
 from calls.recover import Recovery
@@ -27,7 +29,9 @@ from ledger import lease
 from ledger.lease import Lease
 from ledger.ledger import Ledger
 from ledger.read import Reader
-from ledger.sqlite import connect_reader
+from ledger.sqlite import connect_reader, connect_writer
+from machine import facts
+from machine.spec import Spec
 from machine.states import Kind
 from machine.units import SECOND
 
@@ -186,3 +190,31 @@ def test_row_41_a_runner_that_was_stopped_for_a_minute_goes_on_and_nobody_takes_
         assert front.wait(60) == 4
     with Reader(ledger) as reader:
         assert Kind.ADOPTED not in [event["kind"] for event in reader.events(1)]
+
+
+def test_who_waits_for_a_call_without_a_runner_looks_after_it_once_and_not_at_every_news(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summoned: list[Path] = []
+    monkeypatch.setattr("calls.orphans.summon", summoned.append)
+    with Ledger(ledger, owner=OWNER) as gone:
+        call = Call(gone, 1).start()
+    with Reader(ledger) as reader, Ledger(ledger) as other:
+        call.ledger = other
+        for _, _ in zip(range(5), common.attended(reader), strict=False):
+            call.note(facts.Gap(of="events", since=1, until=2, why="somebody writes"))
+    assert summoned == [ledger]
+
+
+def test_in_a_copy_of_a_ledger_the_later_calls_of_a_runner_that_lives_are_left_alone(ledger: Path) -> None:
+    with Succession(ledger) as stage:
+        stage.driver.prepare("later", Spec(), Ear(stage.clock)).start()
+        stage.clock.advance(600 * SECOND)
+        stage.ledger.close()
+        with calls.Runner(ledger, drivers=(stage.driver,), clock=stage.clock, recover=False) as runner:
+            with closing(connect_writer(ledger)) as db, db:
+                lease.take(db, identity.owner(stage.driver.labels.runner), time.time_ns())
+            assert list(Recovery(runner).reap()) == []
+            with closing(connect_writer(ledger)) as db:
+                lease.end(db, stage.driver.labels.runner)
+            assert [told.action for told in Recovery(runner).reap()] == ["reaped"]

@@ -64,6 +64,7 @@ SPOILT = (
     "INSERT INTO histogram VALUES (99, 1, 1, 1, 1, 1, 1, 1, 1, 1)",
     "DROP VIEW calls; DROP VIEW histogram_point; DROP INDEX call_created; DROP INDEX call_key",
     "DROP VIEW events; CREATE VIEW events AS SELECT 1; DROP TABLE call; CREATE TABLE call (id)",
+    "DROP TABLE call",
 )
 
 
@@ -73,6 +74,15 @@ def test_whatever_became_of_it_is_repaired(make: Make, spoil: str, ledger: Path)
     make(ledger)
     before = derived(ledger)
     changed(ledger, spoil)
+    rebuild(ledger, none)
+    assert sorted(map(str, derived(ledger))) == sorted(map(str, before))
+    assert verify(ledger).findings == []
+
+
+def test_a_history_that_is_gone_altogether_is_made_again(ledger: Path) -> None:
+    small(ledger)
+    before = derived(ledger)
+    changed(ledger, "DROP TABLE histogram")
     rebuild(ledger, none)
     assert sorted(map(str, derived(ledger))) == sorted(map(str, before))
     assert verify(ledger).findings == []

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conducting import UID
 from invariants import invariants
-from ledgers import BY, OWNER
+from ledgers import BY, OWNER, Call, uid
 from recovering import Succession
 
 import calls
 from calls.recover import Recovery
-from driver.protocol import STDERR, STDOUT, Froze, HealthCheck, HealthStatus, OomKilled
+from driver.protocol import STDERR, STDOUT, ForeignSignal, Froze, HealthCheck, HealthStatus, OomKilled
 from driver.scripted import Script, ScriptedDriver, Step, exits, happens, writes
 from ledger.ledger import Ledger
+from ledger.sqlite import connect_writer
 from machine import facts
 from machine.errors import TakenOverError
 from machine.secrets import MARK
@@ -189,6 +191,31 @@ def test_a_cancel_that_nobody_answered_is_answered(ledger: Path) -> None:
         assert (stage.call()["state"], stage.call()["reason"]) == ("cancelled", "user")
 
 
+KILLED = (happens(ForeignSignal, "KILL", True, after=4), exits(137, after=5))
+
+
+def test_what_is_asked_while_nobody_looks_does_not_hide_how_the_call_ended(ledger: Path) -> None:
+    with Succession(ledger, *KILLED) as stage:
+        stage.die(STARTED, written=True)
+        stage.clock.advance(10 * SECOND)
+        with Ledger(ledger) as other:
+            other.append(1, Kind.CANCEL_REQUESTED, None, stage.clock.wall(), None, facts.CancelRequested(by=BY).dump())
+        stage.recover(10)
+        assert (stage.call()["state"], stage.call()["reason"]) == ("killed", "external")
+        assert {gap["until"] - gap["since"] for gap in stage.events(Kind.GAP)} == {20 * SECOND}
+
+
+def test_an_heir_that_dies_before_it_has_looked_does_not_hide_it_either(ledger: Path) -> None:
+    with Succession(ledger, *KILLED) as stage:
+        stage.die(STARTED, written=True)
+        stage.clock.advance(10 * SECOND)
+        adopted = facts.Adopted(owner=OWNER.replace(runner="heir"), previous="runner", why="its runner is gone")
+        with Ledger(ledger, owner=OWNER.replace(runner="heir")) as heir:
+            heir.adopt(1, "runner", stage.clock.wall(), adopted.dump())
+        stage.recover(10)
+        assert (stage.call()["state"], stage.call()["reason"]) == ("killed", "external")
+
+
 def test_a_cancel_before_it_was_started_leaves_it_cancelled_by_its_user(ledger: Path) -> None:
     with Succession(ledger, exits(0)) as stage:
         stage.die(2, written=True)
@@ -196,6 +223,22 @@ def test_a_cancel_before_it_was_started_leaves_it_cancelled_by_its_user(ledger: 
             other.append(1, Kind.CANCEL_REQUESTED, None, stage.clock.wall(), None, facts.CancelRequested(by=BY).dump())
         (recovered,) = stage.recover()
         assert (recovered.state, recovered.reason, stage.starts()) == ("cancelled", "user", 0)
+
+
+@pytest.mark.parametrize(
+    "harm", ["data = 'xx'", "data = '[1]'", "data = '{}'", "kind = 99", "state = 77", "data = CAST(x'ff' AS TEXT)"]
+)
+def test_a_call_whose_log_cannot_be_read_is_left_and_hinders_no_other(ledger: Path, harm: str) -> None:
+    with Ledger(ledger, owner=OWNER) as before:
+        Call(before, 2).start()
+    with closing(connect_writer(ledger)) as db:
+        db.execute("DROP TRIGGER event_no_update")
+        db.execute(f"UPDATE event SET {harm} WHERE seq = 1")
+    with Succession(ledger, exits(3, after=5)) as stage:
+        stage.die(STARTED, written=True)
+        damaged, whole = stage.recover(20)
+        assert (damaged.id, damaged.action, "calls verify" in str(damaged.detail)) == (uid(2), "left", True)
+        assert (whole.id, whole.action, whole.reason, stage.left()) == (UID, "settled", "exit", [])
 
 
 def test_a_dry_run_does_nothing(ledger: Path) -> None:

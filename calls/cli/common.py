@@ -64,6 +64,16 @@ def news(reader: Reader) -> Iterator[None]:
             waited += LOOK
 
 
+def attended(reader: Reader) -> Iterator[None]:
+    """As `news`, and `revive` beside it: not at all news, which come many times a second where others are at work."""
+    looked_at = -AGAIN
+    for _ in news(reader):
+        yield
+        if time.monotonic() - looked_at >= AGAIN:
+            looked_at = time.monotonic()
+            revive(reader)
+
+
 def with_orphans(reader: Reader, calls: Iterable[Row]) -> Iterator[Row]:
     """`calls` with a key `orphan`: its runner is gone, and what the record says of it may not be true any more."""
     from calls.orphans import orphans

@@ -46,11 +46,14 @@ def command(
     damaged: tuple[Finding, ...] = ()
     connect_reader(ledger).close()  # a ledger that is not there must not be made
     with closing(connect_reader(ledger) if dry_run else connect_writer(ledger)) as connection, explain(ledger):
+        size = _size(ledger)
         if dry_run:
             amount = _weigh(connection, before, parts)
         else:
             amount, damaged = _prune(connection, before, parts)
-        returned = _vacuum(connection, ledger) if vacuum else None
+        if vacuum:
+            _vacuum(connection)
+        returned = max(0, size - _size(ledger)) if vacuum else None
     row = {**amount._asdict(), "dry_run": dry_run, "returned_bytes": returned}
     row["damaged"] = [finding._asdict() for finding in damaged]
     result(form, row, _said(amount, older_than, returned, dry_run=dry_run))
@@ -85,14 +88,12 @@ def _prune(connection: sqlite3.Connection, before: int, parts: Iterable[str]) ->
     return step.removed, step.damaged
 
 
-def _vacuum(connection: sqlite3.Connection, path: Path) -> int:
-    """-> how many bytes the files of the ledger are smaller now."""
-    size, total = _size(path), 0
+def _vacuum(connection: sqlite3.Connection) -> None:
+    total = 0
     with Progress("returning space") as progress:
         for left in retention.vacuum(connection):
             total = total or left
             progress.show(total - left, total)
-    return max(0, size - _size(path))
 
 
 def _size(path: Path) -> int:

@@ -102,7 +102,7 @@ def _moment(log: Log, text: str | None) -> Moment:
     if text is None:
         return log.end()
     if text.isdecimal():
-        return log.after(int(text))
+        return log.after(_parsed(int, text, text))  # (even of digits there may be too many)
     if text.startswith("+"):
         since = _parsed(duration, text[1:], text)
         return log.at(log.past[0].at + since, _slack(since))
