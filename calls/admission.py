@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from machine.spec import Spec
 from machine.units import show_size, size
 
 _CPU = 1_000_000_000  # in billionths, as the engine counts them: fractions add up exactly
+_MOST_CPUS = 2**20
 
 
 class Need(NamedTuple):
@@ -155,7 +155,7 @@ def _united(before: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _slots(calls: int) -> int:
-    if not isinstance(calls, int) or calls < 1:
+    if isinstance(calls, bool) or not isinstance(calls, int) or calls < 1:
         raise UsageError("max_calls: must be at least 1")
     return calls
 
@@ -175,7 +175,7 @@ def _memory(given: str | float | None) -> int | None:
 def _cpus(given: float | None) -> int | None:
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 1 / _CPU <= given <= _MOST_CPUS:
         raise UsageError(f"cpus: {given!r} is not a number of CPUs (write 4 or 3.5)")
     return _billionths(given)
 

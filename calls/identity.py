@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import getpass
 import os
 import socket
 import time
@@ -90,6 +89,8 @@ def alive(lease: Lease, now: int) -> bool:
 
 
 def _user() -> str:
+    import getpass  # few calls are asked anything
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -102,12 +102,12 @@ class RunnerFigures(Collector):
 class Endpoint:
     """Serves figures at `url`, until it is closed."""
 
-    def __init__(self, place: str | int, option: str, *figures: Collector) -> None:
-        """`place`: [ADDRESS:]PORT; port 0 is any that is free. UsageError names the option when it cannot be had."""
-        address, port = _place(place, option)
+    def __init__(self, where: tuple[str, int], option: str, *figures: Collector) -> None:
+        """`where`: see `place`. UsageError names the option when it cannot be had."""
+        address, port = where
         try:
             self._server, self._thread = start_http_server(port, address, _registry(*figures))
-        except (OSError, OverflowError) as error:
+        except (OSError, UnicodeError) as error:  # the latter: no host can have such a name
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(
                 f"{option}: cannot listen on {address}:{port}: {reason[:1].lower()}{reason[1:]}"
@@ -134,10 +134,11 @@ def _registry(*figures: Collector) -> CollectorRegistry:
     return registry
 
 
-def _place(place: str | int, option: str) -> tuple[str, int]:
-    address, _, port = str(place).rpartition(":")
-    if not (port.isdecimal() and int(port) < 2**16):
-        raise UsageError(f"{option}: {place!r} is no place to listen at (write 9464 or 0.0.0.0:9464)")
+def place(given: str | int, option: str) -> tuple[str, int]:
+    """[ADDRESS:]PORT, where port 0 is any that is free -> both. UsageError names the option."""
+    address, _, port = str(given).rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) < 2**16):
+        raise UsageError(f"{option}: {given!r} is no place to listen at (write 9464 or 0.0.0.0:9464)")
     return address.strip("[]") or ADDRESS, int(port)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,22 @@ def build_spec(image: str | None, command: Iterable[str] = (), **options: Any) -
     for file in _list(given.pop("env_file", ()), "env_file"):
         environment |= _env_file(file)
     environment |= variables(given.pop("env", ()))
-    secrets = dict(_secret(entry) for entry in _list(given.pop("secret", ()), "secret"))
+    secrets = dict(_secret(entry) for entry in _entries(given.pop("secret", ()), "secret"))
     if environment or secrets:
         given["env"] = environment | secrets
     if secrets:
         given["secret"] = tuple(secrets)
     if image is not None:
         given["image"] = image
-    if command:
-        given["command"] = command if isinstance(command, str) or not isinstance(command, Iterable) else tuple(command)
+    if command or isinstance(command, str):
+        given["command"] = (
+            command if isinstance(command, str | Mapping) or not isinstance(command, Iterable) else tuple(command)
+        )
     _collect(given)
-    if given.pop("untrusted", False):
+    untrusted = given.pop("untrusted", False)
+    if not isinstance(untrusted, bool):
+        raise SpecError("untrusted", f"{untrusted!r} is neither True nor False")
+    if untrusted:
         from calls.untrusted import confine
 
         given = confine(given)
@@ -62,18 +66,18 @@ def _collect(given: dict[str, Any]) -> None:
 
 
 def _list(value: Any, option: str) -> tuple[Any, ...]:
-    if not isinstance(value, str | os.PathLike | Iterable):
-        raise SpecError(option, f"give a list, not a {type(value).__name__}")
+    if isinstance(value, Mapping | bytes) or not isinstance(value, str | os.PathLike | Iterable):
+        raise SpecError(option, f"give a list, not {_a(value)}")
     return (value,) if isinstance(value, str | os.PathLike) else tuple(value)
 
 
 def variables(given: Pairs) -> dict[str, str]:
     """Environment variables from a dict, or from `NAME=value` and `NAME`, which is as it is in our environment."""
     if isinstance(given, Mapping):
-        return {str(name): str(value) for name, value in given.items()}
+        return _texts("env", given)
     found: dict[str, str] = {}
-    for entry in _list(given, "env"):
-        name, equals, value = str(entry).partition("=")
+    for entry in _entries(given, "env"):
+        name, equals, value = entry.partition("=")
         if not name:
             raise SpecError("env", "a variable without a name (write NAME=value)")
         if equals:
@@ -85,25 +89,56 @@ def variables(given: Pairs) -> dict[str, str]:
 
 def _named(option: str, given: Pairs) -> dict[str, str]:
     if isinstance(given, Mapping):
-        return {str(name): str(value) for name, value in given.items()}
-    pairs = (str(entry).partition("=") for entry in _list(given, option))
-    found = {name: value for name, _, value in pairs}
-    if "" in found:
-        raise SpecError(option, f"a {_WORD.get(option, 'value')} needs a name (write NAME=value)")
+        return _texts(option, given)
+    found: dict[str, str] = {}
+    for entry in _entries(given, option):
+        name, equals, value = entry.partition("=")
+        if not name:
+            raise SpecError(option, f"a {_WORD.get(option, 'value')} needs a name (write NAME=value)")
+        if not equals and option != "label":
+            raise SpecError(option, f"{name!r} has no value (write {name}=VALUE)")
+        found[name] = value
     return found
+
+
+def _texts(option: str, given: Mapping[Any, Any]) -> dict[str, str]:
+    """The pairs of a dict. Numbers are taken as they are written; None, say, is no text."""
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise SpecError(option, f"{name!r}: give texts, not {_a(value)}")
+    return {name: str(value) for name, value in given.items()}
+
+
+def _entries(given: Any, option: str) -> tuple[str, ...]:
+    """The texts of a list."""
+    entries = _list(given, option)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise SpecError(option, f"give texts (NAME=value), not {_a(entry)}")
+    return entries
+
+
+def _a(value: Any) -> str:
+    # Its type, not itself: that may be the secret.
+    return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
 
 
 def _security(entry: str) -> str:
     """A seccomp profile goes into the request itself: whoever reads the record must not need the file."""
     name, _, where = entry.partition("=")
-    if name != "seccomp" or where in ("", "unconfined", "builtin") or where.startswith("{"):
+    if name != "seccomp" or where in ("", "unconfined", "builtin"):
         return entry
+    inline = where.startswith("{")
     try:
-        return f"seccomp={json.dumps(json.loads(Path(where).read_bytes()), separators=(',', ':'))}"
+        profile = json.loads(where if inline else Path(where).read_bytes())
     except OSError as error:
         raise SpecError("security_opt", f"cannot read {where}: {error.strerror}") from None
     except ValueError:
-        raise SpecError("security_opt", f"{where} is not a seccomp profile: it is not JSON") from None
+        what = "what is given" if inline else where
+        raise SpecError("security_opt", f"{what} is not a seccomp profile: it is not JSON") from None
+    if not isinstance(profile, dict):
+        raise SpecError("security_opt", f"{where} is not a seccomp profile: it is no JSON object")
+    return f"seccomp={json.dumps(profile, separators=(',', ':'))}"
 
 
 def _env_file(file: Any) -> dict[str, str]:
@@ -155,6 +190,8 @@ def _from_file(name: str, path: str) -> str:
 
 
 def _from_command(name: str, command: str) -> str:
+    import subprocess  # few calls have such a secret
+
     done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SpecError("secret", f"{name}: its command ended with status {done.returncode}")

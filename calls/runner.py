@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from driver.pump import Pump
 from driver.sampler import Sampler
 from ledger.ledger import Ledger
 from machine import facts
-from machine.errors import CallsError, LedgerError, NotRunningError, RefusedError, UsageError
+from machine.errors import CallsError, LedgerError, NotRunningError, RefusedError, SpecError, UsageError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
 from machine.states import REQUESTS, STARTED, Kind, State
@@ -94,9 +94,11 @@ class Runner:
         self.admission = Admission(max_calls, memory, cpus, self.clock.monotonic)
         self._figures: RunnerFigures | None = None
         self._endpoint: Endpoint | None = None
+        where = None
         if metrics_port is not None:
-            from calls.metrics import RunnerFigures
+            from calls.metrics import RunnerFigures, place
 
+            where = place(metrics_port, "metrics_port")
             self._figures = RunnerFigures(self.admission.counts)
         warm = None
         if pool:
@@ -105,6 +107,8 @@ class Runner:
             warm = planned(pool, pool_networks, once=pool_once, image=pool_image)
         self._pid = os.getpid()
         self.tell = tell
+        if image_limit is None and image_exempt:
+            raise UsageError("image_exempt: needs an image_limit")
         self._cleaner = None if image_limit is None else self._clean_images(image_limit, image_exempt)
         self._live: dict[int, Conductor | Waiting] = {}
         self._ids: dict[str, int] = {}
@@ -124,10 +128,11 @@ class Runner:
 
             self._drivers["docker"] = self._measured(DockerDriver(self._pump, self._labels, warm, self._warn))
         self._slots = ThreadPoolExecutor(max_calls, thread_name_prefix="call")
+        self._followers = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="follower")
         self._room = WaitingRoom(self, lambda waiting: self._begin(waiting.order, waiting.ticket, waiting))
         self._closed = False
-        if metrics_port is not None:
-            self._serve(metrics_port)
+        if where is not None:
+            self._serve(where)
         if recover:
             self._succeed()
 
@@ -136,12 +141,12 @@ class Runner:
         """Where figures are served; None without a `metrics_port`."""
         return None if self._endpoint is None else self._endpoint.url
 
-    def _serve(self, place: int | str) -> None:
+    def _serve(self, where: tuple[str, int]) -> None:
         from calls.metrics import Endpoint, LedgerFigures
 
         figures = filter(None, (LedgerFigures(self.ledger.path), self._figures))
         try:
-            self._endpoint = Endpoint(place, "metrics_port", *figures)
+            self._endpoint = Endpoint(where, "metrics_port", *figures)
         except BaseException:
             self.close()
             raise
@@ -178,7 +183,7 @@ class Runner:
             most = size(limit)
         except ValueError as error:
             raise UsageError(f"image_limit: {error}") from None
-        return Cleaner(images, uses, most, exempt, self.tell)
+        return Cleaner(images, uses, most, (exempt,) if isinstance(exempt, str) else exempt, self.tell)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -215,6 +220,10 @@ class Runner:
         from calls.options import build_spec  # with pydantic behind it; who has a spec need not load that
 
         pass_on, auth = options.pop("output", None), options.pop("auth", None)
+        if not (pass_on is None or callable(pass_on)):
+            raise SpecError("output", "give a function of stream and bytes")
+        if not (auth is None or callable(auth) or isinstance(auth, Mapping)):
+            raise SpecError("auth", "give a dict, or a function of the registry's host")
         return self.submit_spec(build_spec(image, command, **options), pass_on, auth=auth)
 
     def submit_spec(
@@ -270,9 +279,12 @@ class Runner:
             begin(ticket)
 
     def follow(self, order: Order, known: str) -> None:
-        """It was asked for before, and is the call `known`: its end is the order's."""
+        """It was asked for before, and is the call `known`: its end is the order's.
+
+        In no slot: the call may be waiting for that very one.
+        """
         order.future.id = known
-        self.undertake(order.future, lambda: self._follow(order.future, order.started))
+        self._followers.submit(self._fulfil, order.future, lambda: self._follow(order.future, order.started))
 
     def _follow(self, future: CallFuture, started: Callable[[], None]) -> Verdict:
         from calls.follow import follow
@@ -344,6 +356,10 @@ class Runner:
         for call_id, request in posted:
             self._note(call_id, fact, request.result)
         self._obey()
+        with self._lock:
+            left = [self._live[id_] for id_ in ids if id_ in self._live]
+        for conductor in left:  # where the ledger cannot be written it is in the spool, where nobody looks for it
+            conductor.ask(_asked(fact.kind, fact.dump()))
 
     def close(self) -> None:
         """Wait for the calls under way, then let go of everything. Idempotent."""
@@ -353,6 +369,7 @@ class Runner:
         self.admission.drain()
         self._slots.shutdown()
         self._room.close()
+        self._followers.shutdown()
         if self._endpoint is not None:
             self._endpoint.close()
         if self._cleaner is not None:
@@ -392,31 +409,33 @@ class Runner:
             if waiting is not None and waiting.asked is not None:
                 conductor.ask(waiting.asked)  # it need not be in the log: that may be full
 
-        def conduct() -> Verdict:
+        def conduct() -> Verdict | None:
             admitted = facts.Admitted(waited=ticket.waited, lacking=ticket.lacking)
             try:
                 return conductor.conduct(admitted if waiting else order.submitted, order.started, born)
             except RefusedError:
                 if waiting is None and spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
-                    future.id = known  # somebody asked for the same call at the same moment
-                    return self._follow(future, order.started)
+                    self.follow(order, known)  # somebody asked for the same call at the same moment
+                    return None
                 raise
             finally:
                 self.dismiss(conductor)
 
         self._fulfil(future, conduct, ticket)
 
-    def _fulfil(self, future: CallFuture, conduct: Callable[[], Verdict], ticket: Ticket) -> None:
+    def _fulfil(self, future: CallFuture, conduct: Callable[[], Verdict | None], ticket: Ticket | None = None) -> None:
+        """The verdict becomes the future's result; None: somebody else will see to it."""
         try:
             try:
                 verdict = conduct()
             finally:
-                self.admission.leave(ticket)  # first: whoever waits for the call may ask for the next one at once
+                if ticket is not None:  # first: whoever waits for the call may ask for the next one at once
+                    self.admission.leave(ticket)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
             if not future.cancelled():
                 future.set_exception(error)
         else:
-            if not future.cancelled():
+            if verdict is not None and not future.cancelled():
                 future.set_result(outcome(future.id, verdict))
 
     def _request(self, call: str, kind: Kind, fact: facts.Fact) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from machine.errors import LedgerError
-from machine.secrets import fingerprint
 
 
 def ledger_path(given: str | Path | None = None) -> Path:
@@ -20,6 +18,7 @@ def ledger_path(given: str | Path | None = None) -> Path:
 
 def fingerprinter(ledger: str) -> Callable[[str], str]:
     """Fingerprints of secrets for one ledger. The key stays outside the ledger, so that a copy gives nothing away."""
+    from machine.secrets import fingerprint  # few calls have a secret
 
     def of(value: str) -> str:
         return fingerprint(_key() + ledger.encode(), value)
@@ -39,6 +38,8 @@ def _key() -> bytes:
 
 
 def _make_key(path: Path) -> None:
+    import tempfile
+
     # Linked into place when it is whole: of two processes that make one at once, the first wins and both use it.
     with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # mode 0600
         file.write(os.urandom(32))

@@ -20,8 +20,12 @@ def confine(given: dict[str, Any]) -> dict[str, Any]:
 
     All capabilities are dropped, whatever else is given: what is needed is added with `cap_add`.
     """
+    if given.get("driver") == "local":
+        raise SpecError("untrusted", "contradicts --driver local: a process of this host is not confined")
     if given.get("privileged"):
         raise SpecError("untrusted", "contradicts --privileged")
+    if any(str(name).upper() == "ALL" for name in given.get("cap_add", ())):
+        raise SpecError("untrusted", "contradicts --cap-add ALL: add what is needed by its name")
     whole = _WHOLE | given
     if "network_of" in given and "network" not in given:
         del whole["network"]

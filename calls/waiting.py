@@ -116,6 +116,7 @@ class WaitingRoom:
             if key is None or (known := self._runner.ledger.keyed(key)) is None:
                 raise
             self._runner.follow(waiting.order, known)  # somebody asked for the same call at the same moment
+            self._runner.dismiss(waiting)
             self._forget(waiting)
             return
         self._recorded[waiting.ticket] = waiting
@@ -145,8 +146,8 @@ class WaitingRoom:
     def _leave(self, waiting: Waiting, end: Verdict | BaseException) -> None:
         waiting.recorder.close()
         self._runner.dismiss(waiting)
+        self._forget(waiting)  # first: whoever waits for the call may ask for the next one at once
         self._teller.submit(_tell, waiting.order.future, end)
-        self._forget(waiting)
 
     def _forget(self, waiting: Waiting) -> None:
         self._recorded.pop(waiting.ticket, None)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from machine import notation
 from machine.errors import SpecError
 from machine.networks import is_joined, is_named, networks
 from machine.notation import Mount
-from machine.spec import Spec
+from machine.spec import OURS, Spec
 
 
 def check(spec: Spec) -> None:
@@ -18,13 +19,22 @@ def check(spec: Spec) -> None:
     asked = spec.asked()
     for option, each in _SPELLING.items():
         for text in _texts(asked.get(option)):
-            try:
-                each(text)
-            except ValueError as error:
-                raise SpecError(option, str(error)) from None
+            check_text(option, text, each)
+    if spec.image is not None and spec.workdir:  # of a process of this host it may be relative
+        check_text("workdir", spec.workdir, notation.absolute)
     _check_limits(spec)
+    _check_rights(spec)
     _check_networks(spec)
     _check_mounts(spec)
+    _check_names(spec)
+
+
+def check_text(option: str, text: str, spelled: Callable[[str], object]) -> None:
+    """SpecError unless it is `spelled` so."""
+    try:
+        spelled(text)
+    except ValueError as error:
+        raise SpecError(option, str(error)) from None
 
 
 def mounts(spec: Spec) -> list[Mount]:
@@ -44,7 +54,7 @@ def _like(pattern: str, what: str) -> Callable[[str], object]:
     return like
 
 
-_something = _like(r"(?s).+", "a name or a number")
+_something = _like(r"\S+", "a name")
 _DOMAIN = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _SPELLING: dict[str, Callable[[str], object]] = {
     "volume": notation.volume,
@@ -59,10 +69,11 @@ _SPELLING: dict[str, Callable[[str], object]] = {
     "dns": notation.address,
     "dns_search": _like(rf"\.|{_DOMAIN}", "a domain (write example.org, or . for none)"),
     "dns_option": _like(r"\S+", "an option of resolv.conf (write ndots:2)"),
-    "cpuset_cpus": _like(r"\d+(-\d+)?(,\d+(-\d+)?)*", "a set of CPUs (write 0-1,3)"),
+    "cpuset_cpus": notation.cpus,
     "ulimit": notation.ulimit,
     "device": notation.device,
-    "group_add": _something,
+    "user": notation.user,
+    "group_add": notation.group,
     "cap_add": notation.capability,
     "cap_drop": notation.capability,
     "security_opt": notation.security,
@@ -84,18 +95,67 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _check_limits(spec: Spec) -> None:
     if spec.memory and spec.memory_reservation and spec.memory_reservation > spec.memory:
         raise SpecError("memory_reservation", "is more than --memory: it is the part of it that is meant to be there")
+    if again := _again(notation.ulimit(text).name for text in spec.ulimit):
+        raise SpecError("ulimit", f"{again} is given twice")
+
+
+def _check_rights(spec: Spec) -> None:
+    added, dropped = ({text.upper().removeprefix("CAP_") for text in texts} for texts in (spec.cap_add, spec.cap_drop))
+    if both := added & dropped:  # with ALL on both sides the engine drops none
+        raise SpecError("cap_add", f"contradicts --cap-drop: {min(both)} is added and dropped")
+    if spec.privileged and dropped:
+        raise SpecError("privileged", "contradicts --cap-drop: it has all capabilities whatever is dropped")
+    kinds = (re.split("[=:]", text, maxsplit=1)[0] for text in dict.fromkeys(spec.security_opt))
+    if again := _again(kind for kind in kinds if kind != "label"):
+        raise SpecError("security_opt", f"{again} is given twice, and differently")
+
+
+def _again(found: Iterable[str]) -> str | None:
+    """The first that comes twice."""
+    return next((each for each, count in Counter(found).items() if count > 1), None)
 
 
 def _check_networks(spec: Spec) -> None:
     if spec.network and spec.network_of:
         raise SpecError("network_of", "contradicts --network: it takes one network of several")
+    if unfit := next((name for name in spec.network_of if not is_joined(name)), None):
+        raise SpecError("network_of", f"{unfit} is no network that it could join")
+    if again := _again(spec.network_of):
+        raise SpecError("network_of", f"{again} is given twice")
     if not is_joined(spec.network):
-        for option in ("publish", "publish_all"):
-            if getattr(spec, option):
-                raise SpecError(option, f"contradicts --network {spec.network}: there is nothing to publish")
+        _check_not_joined(spec)
+    _check_ports(spec)
     named = [name for name in (*(spec.network or "").split(","), *spec.network_of) if is_named(name)]
     if spec.network_alias and not named:
         raise SpecError("network_alias", "needs a --network that has names: not the default one, nor none or host")
+
+
+def _check_not_joined(spec: Spec) -> None:
+    for option in ("publish", "publish_all"):
+        if getattr(spec, option):
+            raise SpecError(option, f"contradicts --network {spec.network}: there is nothing to publish")
+    if spec.network == "host" and (own := next((name for name in spec.sysctl if name.startswith("net.")), None)):
+        raise SpecError("sysctl", f"contradicts --network host: {own} is the host's")
+    if spec.network not in ("none", "host"):
+        for option in ("hostname", "add_host", "dns", "dns_search", "dns_option"):
+            if getattr(spec, option):
+                raise SpecError(option, f"contradicts --network {spec.network}: that container has said it for both")
+
+
+def _check_ports(spec: Spec) -> None:
+    ports = (port for text in spec.publish for port in notation.ports(text))
+    places = (f"{port.address}:{port.host}/{port.protocol}" for port in ports if port.host.strip("0").isdecimal())
+    if again := _again(places):
+        raise SpecError("publish", f"{again.removeprefix(':')} is given twice")
+
+
+def _check_names(spec: Spec) -> None:
+    if ours := next((name for name in spec.label if name.startswith(OURS)), None):
+        raise SpecError("label", f"{ours!r}: names that begin with {OURS} are taken")
+    if empty := next((name for name, value in spec.sysctl.items() if not value), None):
+        raise SpecError("sysctl", f"{empty!r} has no value (write {empty}=VALUE)")
+    if spec.log_driver == "none" and spec.log_opt:
+        raise SpecError("log_opt", "contradicts --log-driver none")
 
 
 def _check_mounts(spec: Spec) -> None:

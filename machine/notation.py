@@ -13,14 +13,20 @@ from machine.units import size
 _VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _PORTS = re.compile(
     r"(?:(?:(?P<address>\[[\da-fA-F:.]+\]|\d+\.\d+\.\d+\.\d+):)?(?P<host>\d+(?:-\d+)?)?:)?"
-    r"(?P<inside>\d+(?:-\d+)?)(?:/(?P<protocol>tcp|udp|sctp))?"
+    r"(?P<inside>\d+(?:-\d+)?)(?:/(?P<protocol>tcp|udp|sctp))?",
+    re.ASCII,
 )
-_ULIMIT = re.compile(r"(?P<name>[a-z]+)=(?P<soft>-1|\d+)(?::(?P<hard>-1|\d+))?")
+_ULIMIT = re.compile(r"(?P<name>[a-z]+)=(?P<soft>-1|\d+)(?::(?P<hard>-1|\d+))?", re.ASCII)
 _ULIMITS = (
     *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"),
     *("nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
 )
 _PERMISSIONS = re.compile(r"[rwm]{1,3}")
+_CPUS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*", re.ASCII)
+_MOST_CPUS = 8192  # the kernel's
+_LAST_ID = 2**31 - 1  # the engine's
+_TRUE = frozenset(("1", "t", "T", "true", "True", "TRUE"))
+_FALSE = frozenset(("0", "f", "F", "false", "False", "FALSE"))
 _MOUNT_KEYS = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 _MOUNT_KINDS = {"bind": {"readonly"}, "volume": {"readonly"}, "tmpfs": {"readonly", "tmpfs-size", "tmpfs-mode"}}
 SECURITY = ("no-new-privileges", "seccomp", "apparmor", "label")
@@ -70,30 +76,23 @@ def volume(text: str) -> Mount:
         raise ValueError(f"{text!r} has too many colons: a path with a colon needs --mount")
     source, target, *options = parts
     kind = "bind" if source.startswith(("/", ".")) else "volume"
+    if options == [""]:
+        raise ValueError(f"{text!r} ends in a colon (write :ro, or nothing)")
     if kind == "volume" and (source or len(text.split(":")) > 1) and not _VOLUME_NAME.fullmatch(source):
         raise ValueError(f"{source!r} is neither a path nor the name of a volume (write /PATH, ./PATH or NAME)")
-    return Mount(kind, source, _absolute(target), dict.fromkeys(options, ""))
+    return Mount(kind, source, absolute(target), dict.fromkeys(options, ""))
 
 
 def mount(text: str) -> Mount:
     """`type=bind|volume|tmpfs,source=…,target=…[,readonly][,tmpfs-size=…][,tmpfs-mode=…]`; quoted as in CSV."""
-    import csv
-
-    given: dict[str, str] = {}
-    try:
-        entries = next(csv.reader([text], strict=True), [])
-    except csv.Error as error:
-        raise ValueError(f"{text!r}: {error}") from None
-    for entry in entries:
-        key, _, value = entry.partition("=")
-        given[_MOUNT_KEYS.get(key, key)] = value
+    given = _fields(text)
     kind, source, target = given.pop("type", "volume"), given.pop("source", ""), given.pop("target", "")
     if kind not in _MOUNT_KINDS:
         raise ValueError(f"type={kind} is not a kind of mount (write type=bind, volume or tmpfs)")
     for key in given.keys() - _MOUNT_KINDS[kind]:
         allowed = ", ".join(["source", "target", *sorted(_MOUNT_KINDS[kind])])
         raise ValueError(f"{key!r} means nothing for type={kind} (write {allowed})")
-    if given.pop("readonly", "false") in ("", "true", "1"):
+    if _yes("readonly", given.pop("readonly", "false") or "true"):
         given["readonly"] = ""
     if kind == "bind" and not source.startswith(("/", ".")):
         raise ValueError("type=bind needs source=/PATH")
@@ -104,13 +103,29 @@ def mount(text: str) -> Mount:
     if not re.fullmatch(r"[0-7]{3,4}", given.get("tmpfs-mode", "1777")):
         raise ValueError(f"tmpfs-mode={given['tmpfs-mode']} is not a mode (write 1777)")
     size(given.get("tmpfs-size", 0))
-    return Mount(kind, source, _absolute(target), given)
+    return Mount(kind, source, absolute(target), given)
+
+
+def _fields(text: str) -> dict[str, str]:
+    import csv
+
+    given: dict[str, str] = {}
+    try:
+        entries = next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"{text!r}: {error}") from None
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        if (key := _MOUNT_KEYS.get(key, key)) in given:
+            raise ValueError(f"{text!r} says twice what its {key} is")
+        given[key] = value
+    return given
 
 
 def tmpfs(text: str) -> Mount:
     """`PATH[:OPTIONS]`."""
     path, _, options = text.partition(":")
-    return Mount("tmpfs", "", _absolute(path), {"options": options})
+    return Mount("tmpfs", "", absolute(path), {"options": options})
 
 
 def ports(text: str) -> list[Port]:
@@ -119,6 +134,8 @@ def ports(text: str) -> list[Port]:
     if match is None:
         raise ValueError(f"{text!r} is not a port to publish (write 80, 8080:80, 127.0.0.1:8080:80 or 53:53/udp)")
     address, protocol = (match["address"] or "").strip("[]"), match["protocol"] or "tcp"
+    if address and not _is_address(address):  # an engine takes what is none for all addresses, and says nothing
+        raise ValueError(f"{text!r}: {address!r} is not an IP address")
     inside = _range(match["inside"])
     if inside[0] == 0:
         raise ValueError(f"{text!r}: a container has no port 0")
@@ -156,7 +173,7 @@ def device(text: str) -> Device:
 def added_host(text: str) -> str:
     """`NAME:ADDRESS`; the address may be `host-gateway`."""
     name, _, where = text.partition(":")
-    if not name or (where != "host-gateway" and not _is_address(where)):
+    if not re.fullmatch(r"[^\s#]+", name) or (where != "host-gateway" and not _is_address(where)):
         raise ValueError(f"{text!r} is not a host (write NAME:ADDRESS or NAME:host-gateway)")
     return text
 
@@ -178,13 +195,54 @@ def capability(text: str) -> str:
 def security(text: str) -> str:
     """`no-new-privileges`, `seccomp=…`, `apparmor=…`, `label=…`."""
     name, _, value = text.replace(":", "=", 1 if text.startswith(SECURITY[0]) else 0).partition("=")
-    if name not in SECURITY or (name != SECURITY[0] and not value):
+    if name == SECURITY[0]:
+        _yes(name, value or "true")
+    elif name not in SECURITY or not value:
         kinds = "no-new-privileges, seccomp=FILE, seccomp=unconfined, apparmor=PROFILE or label=LABEL"
         raise ValueError(f"{text!r} is not known (write {kinds})")
     return text
 
 
-def _absolute(path: str) -> str:
+def cpus(text: str) -> None:
+    """`0-1,3`: numbers of CPUs and ranges of them."""
+    if not _CPUS.fullmatch(text):
+        raise ValueError(f"{text!r} is not a set of CPUs (write 0-1,3)")
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        if not int(low) <= int(high or low) < _MOST_CPUS:
+            raise ValueError(f"{text!r}: {part} is not a CPU, nor a range of CPUs")
+
+
+def user(text: str) -> None:
+    """`USER`, `USER:GROUP` or `:GROUP`, by name or number; empty: as the image says."""
+    name, colon, of = text.partition(":")
+    if name or not colon:
+        _identity(text, name or "0")
+    if colon:
+        _identity(text, of)
+
+
+def group(text: str) -> None:
+    """A group by its name or number."""
+    _identity(text, text)
+
+
+def _identity(text: str, part: str) -> None:
+    if not re.fullmatch(r"[^\s:]+", part):
+        raise ValueError(f"{text!r} is no user or group (write a name or a number)")
+    if re.fullmatch(r"[-+]?[0-9]+", part) and not 0 <= int(part) <= _LAST_ID:
+        raise ValueError(f"{text!r}: numbers of users and groups go from 0 to {_LAST_ID}")
+
+
+def _yes(name: str, value: str) -> bool:
+    """What Go reads as true or false; whatever else must not be taken for either."""
+    if value not in _TRUE | _FALSE:
+        raise ValueError(f"{name}={value} is neither true nor false")
+    return value in _TRUE
+
+
+def absolute(path: str) -> str:
+    """A path in the container, from its root."""
     if not path.startswith("/"):
         raise ValueError(f"{path!r} is not an absolute path in the container")
     return path
@@ -205,4 +263,4 @@ def _is_address(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return not re.search(r"\s", text)  # a zone (fe80::1%eth0) may be anything

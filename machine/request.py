@@ -1,4 +1,4 @@
-"""Validating a request, by pydantic: types from `Spec`, and what they do not say from the table below."""
+"""The values of a request, by pydantic: types from `Spec`, and what they do not say from the table below."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError
 
-from machine import configuration
 from machine.errors import SpecError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
@@ -17,31 +16,26 @@ from machine.units import SECOND, duration, size
 
 SAMPLE_FLOOR = SECOND // 10
 _MEMORY_FLOOR = 6 * 2**20  # the engine's own minimum
+_CPUS_FLOOR = 0.01  # the engine's, too; what rounds to 0 would be no limit to it
+_FLOORS = {"memory": "6m", "memory_reservation": "6m", "cpus": _CPUS_FLOOR}
+_PIDS_CEILING = 2**22  # the kernel's
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
-def validate(options: dict[str, Any]) -> Spec:
-    """-> the spec; SpecError names the first option that is wrong."""
-    for option in options.keys() - set(Spec._fields):
-        raise SpecError(option, "there is no such option")
-    found = {}
-    for option in Spec._fields:
-        if option in options:
-            try:
-                found[option] = _type_of(option).validate_python(options[option])
-            except ValidationError as error:
-                raise _as_spec_error(option, error) from None
-    spec = Spec(**found)
-    configuration.check(spec)
-    _check_together(spec)
-    return spec
+def value(option: str, given: Any) -> Any:
+    """What is given for an option, as the spec has it; SpecError when it cannot be that."""
+    try:
+        return _type_of(option).validate_python(given)
+    except ValidationError as error:
+        raise _as_spec_error(option, error) from None
 
 
 @cache
 def _type_of(option: str) -> TypeAdapter[Any]:
     """Made when it is needed: together they take as long to make as pydantic to load, and a call has a few options."""
     hint = _HINTS[option]
-    return TypeAdapter(_TYPES.get(option, _LIST if hint == tuple[str, ...] else hint))
+    usual: dict[Any, Any] = {tuple[str, ...]: _LIST, bool: _BOOL, str: _TEXT, str | None: _TEXT | None}
+    return TypeAdapter(_TYPES.get(option, usual.get(hint, hint)))
 
 
 def _positive(parse: Callable[[Any], int]) -> BeforeValidator:
@@ -55,7 +49,19 @@ def _positive(parse: Callable[[Any], int]) -> BeforeValidator:
 
 
 def _or_off(parse: Callable[[Any], int]) -> BeforeValidator:
-    return BeforeValidator(lambda value: None if value in (None, "off", False) else parse(value))
+    # 0 equals False, and is no word for "off".
+    return BeforeValidator(lambda value: None if value in ("off", None) or value is False else parse(value))
+
+
+def _number(pattern: str, what: str) -> BeforeValidator:
+    """Numbers as people write them; True is none, nor is what Python alone reads as one (`1_000`)."""
+
+    def number(value: Any) -> Any:
+        if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(pattern, value)):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return BeforeValidator(number)
 
 
 def _signal(value: Any) -> str:
@@ -75,6 +81,13 @@ def _interval(value: Any) -> int:
     return interval
 
 
+def _probing(value: Any) -> int:
+    span = duration(value)
+    if span < SECOND // 1000:
+        raise ValueError("the engine's minimum is 1ms")
+    return span
+
+
 def _list(value: Any) -> Any:
     # A command is a list, never a line to be split on blanks: quotes would be lost.
     if isinstance(value, str):
@@ -87,25 +100,34 @@ def _networks(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
+_BOOL = Annotated[bool, Strict()]
+_TEXT = Annotated[str, Strict()]
 _DURATION = Annotated[int, _positive(duration)]
-_LIST = Annotated[tuple[str, ...], BeforeValidator(_list)]
+_LIST = Annotated[tuple[_TEXT, ...], BeforeValidator(_list)]
+_PROBING = Annotated[int, BeforeValidator(_probing)]
+_INTEGER = _number(r"-?[0-9]+", "a whole number")
 _TYPES: dict[str, Any] = {
-    "network": Annotated[str, BeforeValidator(_networks)],
+    "network": Annotated[_TEXT, BeforeValidator(_networks)],
     "memory_reservation": Annotated[int, _positive(size), Field(ge=_MEMORY_FLOOR)],
     "shm_size": Annotated[int, _positive(size)],
-    "cpu_shares": Annotated[int, Field(ge=2, le=262144)],
-    "oom_score_adj": Annotated[int, Field(ge=-1000, le=1000)],
+    "cpu_shares": Annotated[int, _INTEGER, Field(ge=2, le=262144)],
+    "oom_score_adj": Annotated[int, _INTEGER, Field(ge=-1000, le=1000)],
     "name": Annotated[str, BeforeValidator(_name)],
-    "idempotency_key": Annotated[str, Field(min_length=1, max_length=255)],
+    "idempotency_key": Annotated[_TEXT, Field(min_length=1, max_length=255)],
     "memory": Annotated[int, _positive(size), Field(ge=_MEMORY_FLOOR)],
-    "cpus": Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)],
-    "pids_limit": Annotated[int, Field(ge=1)],
+    "cpus": Annotated[
+        float,
+        _number(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", "a number of CPUs (write 2 or 0.5)"),
+        Field(ge=_CPUS_FLOOR, le=1024, allow_inf_nan=False),
+    ],
+    "pids_limit": Annotated[int, _INTEGER, Field(ge=1, le=_PIDS_CEILING)],
     "pull": Literal["missing", "always", "never", "newer"],
     "pull_idle_timeout": _DURATION,
-    "health_interval": _DURATION,
-    "health_retries": Annotated[int, Field(ge=1)],
-    "health_start_period": _DURATION,
-    "health_probe_timeout": _DURATION,
+    "health_cmd": Annotated[_TEXT, Field(min_length=1)],
+    "health_interval": _PROBING,
+    "health_retries": Annotated[int, _INTEGER, Field(ge=1, le=2**31 - 1)],
+    "health_start_period": _PROBING,
+    "health_probe_timeout": _PROBING,
     "stop_signal": Annotated[str, BeforeValidator(_signal)],
     "stop_timeout": Annotated[int, BeforeValidator(duration)],
     "timeout": _DURATION,
@@ -119,48 +141,9 @@ _TYPES: dict[str, Any] = {
 _HINTS = get_type_hints(Spec)
 
 
-def _check_together(spec: Spec) -> None:
-    """What single fields cannot say."""
-    if spec.image == "":
-        raise SpecError("image", "no image given")
-    if spec.no_healthcheck and spec.health_cmd:
-        raise SpecError("no_healthcheck", "contradicts --health-cmd")
-    if spec.hot:
-        _check_hot(spec)
-    if any(not name or "=" in name for name in spec.env):
-        raise SpecError("env", "a variable needs a name without '='")
-    for option, value in spec.asked().items():
-        text = "".join(_texts(value))
-        if "\0" in text:
-            raise SpecError(option, "contains a NUL character")
-        if not text.isascii() and text.encode(errors="replace").decode() != text:
-            raise SpecError(option, "contains bytes that are not UTF-8: neither engine nor ledger can take them")
-
-
-def _check_hot(spec: Spec) -> None:
-    """What one call cannot ask of a container that others use as well."""
-    if spec.keep:
-        raise SpecError("hot", "contradicts --keep: the container is not this call's alone")
-    if spec.pull in ("always", "newer"):
-        raise SpecError("hot", f"contradicts --pull {spec.pull}: the container may be there already")
-    for option in spec.asked():
-        if option.startswith("health_"):
-            raise SpecError(
-                "hot", f"contradicts --{option.replace('_', '-')}: only a container of its own has a health"
-            )
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [*value, *value.values()]
-    return list(value) if isinstance(value, tuple) else []
-
-
 def _as_spec_error(option: str, error: ValidationError) -> SpecError:
     first = error.errors()[0]
-    if option in ("memory", "memory_reservation") and first["type"] == "greater_than_equal":
-        return SpecError(option, "the engine's minimum is 6m")
+    if option in _FLOORS and first["type"] == "greater_than_equal":
+        return SpecError(option, f"the engine's minimum is {_FLOORS[option]}")
     message = first["msg"].removeprefix("Value error, ")
     return SpecError(option, message[0].lower() + message[1:])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -22,6 +20,9 @@ def is_secret(name: str) -> bool:
 
 def fingerprint(key: bytes, value: str) -> str:
     """The same value gives the same fingerprint in one ledger; without the key it cannot be guessed at."""
+    import hashlib
+    import hmac
+
     return "hmac-sha256:" + hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:32]
 
 

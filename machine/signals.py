@@ -8,7 +8,7 @@ import signal
 def signal_number(name: str | int) -> int:
     """`"TERM"`, `"SIGTERM"`, `"15"` or 15 -> 15. ValueError for what is no signal."""
     text = str(name).strip().upper()
-    if text.isdecimal():
+    if text.isascii() and text.isdecimal():
         number = int(text)
         if 1 <= number <= 64:
             return number

@@ -14,6 +14,9 @@ from machine.errors import SpecError
 from machine.secrets import Redactor, is_secret
 from machine.units import SECOND
 
+OURS = "call-ledger."
+"""How the labels begin by which drivers know what is theirs: a call has none of its own that begins so."""
+
 
 class Spec(NamedTuple):
     """The request, validated. A plain tuple: whoever carries a call out need not load the validation."""
@@ -86,7 +89,7 @@ class Spec(NamedTuple):
     @staticmethod
     def parse(**options: Any) -> Spec:
         """Validate; SpecError names the first option that is wrong and says what to write."""
-        from machine.request import validate  # loads pydantic, which only validating needs
+        from machine.validation import validate  # which few of those who have a spec need
 
         return validate(options)
 

@@ -9,8 +9,9 @@ SECOND = 1_000_000_000
 
 _DURATION_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000}
 _DURATION_UNITS |= {"s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": 86_400 * SECOND}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MAX = 2**63 - 1
 
@@ -24,11 +25,10 @@ def duration(value: str | float | timedelta) -> int:
         parts = _DURATION_PART.findall(text)
         if parts and "".join(number + unit for number, unit in parts) == text:
             return _bounded(sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts), value)
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(_not_a("duration", value, "90s, 5m, 1h30m or 250ms")) from None
-    if not isinstance(value, int | float):
+        if not _SECONDS.fullmatch(text):
+            raise ValueError(_not_a("duration", value, "90s, 5m, 1h30m or 250ms"))
+        value = float(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(_not_a("duration", value, "90s, 5m, 1h30m or 250ms"))  # noqa: TRY004 - see the docstring
     return _bounded(value * SECOND, value)
 
@@ -40,7 +40,7 @@ def size(value: str | float) -> int:
         if match is None:
             raise ValueError(_not_a("size", value, "65536, 64m or 1.5g"))
         return _bounded(float(match[1]) * _SIZE_UNITS[match[2].lower()], value)
-    if not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(_not_a("size", value, "65536, 64m or 1.5g"))  # noqa: TRY004
     return _bounded(value, value)
 

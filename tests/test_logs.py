@@ -67,7 +67,7 @@ def test_a_time_that_was_shown_includes_what_it_was_shown_with(ledger: Path) -> 
     assert calls("logs", "@last", "--since", stamp).out == b"then\n"
 
 
-@pytest.mark.parametrize("text", ["soon", "1700000000", "", "12:61", "10 minutes ago", "-5m"])
+@pytest.mark.parametrize("text", ["soon", "1700000000", "1700000000.5", "", "12:61", "10 minutes ago", "-5m"])
 def test_what_is_no_moment_is_refused_by_its_option(ledger: Path, text: str) -> None:
     spoken(ledger)
     status, out, err = calls("logs", "@last", f"--since={text}")
@@ -126,9 +126,23 @@ def test_a_long_stream_takes_as_long_as_the_rate_says() -> None:
     assert wrist.now == pytest.approx((1000 - 10) / 10)  # and not eleven days, at a byte a second
 
 
-@pytest.mark.parametrize(("words", "paced"), [((), 0), (("-f",), 25_000)])
+@pytest.mark.parametrize(
+    ("words", "paced", "printed"),
+    [
+        ((), 0, 25_000),
+        (("-f",), 25_000, 25_000),
+        (("-f", "--stderr"), 0, 0),
+        (("-f", "--tail", "0"), 0, 0),
+        (("-f", "--since", "2025-10-10"), 0, 0),
+    ],
+)
 def test_what_is_followed_is_paced_and_nothing_else(
-    ledger: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], paced: int
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    paced: int,
+    printed: int,
 ) -> None:
     spent = []
 
@@ -144,7 +158,7 @@ def test_what_is_followed_is_paced_and_nothing_else(
         call.end(State.SUCCESS, Reason.EXIT)
     monkeypatch.setattr(logs, "Pace", Counting)
     assert command_line(["logs", *words, "@last"]) == 0
-    assert (sum(spent), len(capfd.readouterr().out)) == (paced, 25_000)
+    assert (sum(spent), len(capfd.readouterr().out)) == (paced, printed)
 
 
 # Who reads, and who writes.

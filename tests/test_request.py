@@ -31,12 +31,12 @@ SPECS = st.fixed_dictionaries(
         "name": st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,20}", fullmatch=True),
         "env": st.dictionaries(NAMES, TEXT, max_size=3),
         "label": st.dictionaries(TEXT, TEXT, max_size=3),
-        "workdir": TEXT,
+        "workdir": TEXT.map("/{}".format),
         "volume": st.lists(
             st.from_regex(r"(/[ -9;-~é]{0,8}:)?/[a-z]{1,4}", fullmatch=True), max_size=2, unique_by=_target
         ),
         "memory": st.integers(6 * MIB, 2**50),
-        "cpus": st.floats(0.001, 1024),
+        "cpus": st.floats(0.01, 1024),
         "read_only": st.booleans(),
         "pull": st.sampled_from(("missing", "always", "never", "newer")),
         "stop_signal": st.sampled_from(("TERM", "SIGKILL", 2)),
@@ -150,7 +150,7 @@ def test_what_was_asked_for_is_what_differs_from_the_defaults(options: dict[str,
         ({"env": {"": "x"}}, "--env: a variable needs a name without '='"),
         ({"env": {"a=b": "x"}}, "--env: a variable needs a name without '='"),
         ({"pull": "sometimes"}, "--pull: input should be 'missing', 'always', 'never' or 'newer'"),
-        ({"cpus": 0}, "--cpus: input should be greater than 0"),
+        ({"cpus": 0}, "--cpus: the engine's minimum is 0.01"),
     ],
 )
 def test_what_is_wrong_is_said_by_the_options_name(options: dict[str, Any], message: str) -> None:
@@ -194,7 +194,7 @@ def leaky(draw: st.DrawFn) -> tuple[Spec, list[str]]:
         secret=tuple(named),
         command=("sh", "-c", text, *said),
         label={text: text, "a": said[0]},
-        workdir=text,
+        workdir=f"/{text}",
         volume=(f"/{text}:/x",),
         entrypoint=text,
         health_cmd=text,

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import dropwhile
 from pathlib import Path
 
-from calls.cli.common import news, put, request, revive
+from calls.cli.common import attended, put, request
 from ledger.account import Row
 from ledger.read import Reader
 from machine.errors import CallEndedError, NotRunningError, UndoneError
@@ -47,8 +47,7 @@ def _ask(answered: Answered, reader: Reader, append: Callable[..., None], call: 
     before = reader.show(call_id)["events"]
     put(reader, append, call, fact)
     until = time.monotonic() + PATIENCE
-    for _ in news(reader):
-        revive(reader)
+    for _ in attended(reader):
         if _done(reader.events(call_id, before), call, fact, answered):
             return
         if time.monotonic() >= until:

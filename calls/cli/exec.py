@@ -43,7 +43,12 @@ def command(ledger: Path, call: str, words: tuple[str, ...], env: tuple[str, ...
     from calls.options import variables
     from calls.visit import visit
     from driver.protocol import Execution
+    from machine import notation
+    from machine.configuration import check_text
 
+    for option, spelled in (("user", notation.user), ("workdir", notation.absolute)):
+        if how[option]:
+            check_text(option, how[option], spelled)
     wanted = Execution(words, variables(env), **how)
     with Reader(ledger) as reader:
         call_id = must_run(reader, call)

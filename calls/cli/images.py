@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from calls.cleaning import Image
     from driver.docker.images import Images
 
+_T = TypeVar("_T")
 _COLUMNS = (
     Column("IMAGE", lambda row: row["id"].removeprefix("sha256:")[:12]),
     Column("NAMES", lambda row: ", ".join(row["names"] or row["digests"]), fold=True),
@@ -51,16 +52,21 @@ def command(ledger: Path, form: str, limit: str | None, exempt: tuple[str, ...],
 
     if clean != (limit is not None) or (dry_run and not clean):
         raise click.UsageError("--clean and --limit go together, and --dry-run with them")
-    try:
-        spared, most = Exempt(exempt), size(limit or 0)
-    except ValueError as error:
-        raise UsageError(f"--exempt or --limit: {error}") from None
+    spared = _read("--exempt", Exempt, exempt)
+    most = 0 if limit is None else _read("--limit", size, limit)
     with Reader(ledger) as reader, _engine() as engine:
         images = used_images(engine.stored(), reader.images(), spared)
         if clean:
             return _clean(engine, images, surplus(images, most), form, dry_run=dry_run)
     emit(form, map(_row, images), _COLUMNS, ("id", "names", "digests", "size_bytes", "calls", "last_used_at", "kept"))
     return 0
+
+
+def _read(option: str, read: Callable[[Any], _T], given: object) -> _T:
+    try:
+        return read(given)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from calls.cli.common import news, revive, takes_call, takes_ledger
+from calls.cli.common import attended, takes_call, takes_ledger
 from calls.cli.times import SLACK, ago
 from calls.pace import Pace
 from ledger.account import iso
@@ -25,7 +25,7 @@ _NAMES = {1: "stdout", 2: "stderr"}
 @click.option("--stdout", "only_stdout", is_flag=True, help="Standard output only.")
 @click.option("--stderr", "only_stderr", is_flag=True, help="Standard error only.")
 @click.option("--since", metavar="TIME|DURATION", help="What came at or after a time (UTC), or so long ago: 10m.")
-@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="The last N lines only.")
+@click.option("--tail", type=click.IntRange(0, 2**31 - 1), metavar="N", help="The last N lines only.")
 @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with the time at which it came (UTC).")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the call ends, at 10 MiB/s at most.")
 @takes_ledger
@@ -55,17 +55,16 @@ def command(
         begin = {} if tail is None else _tail(reader, call_id, wanted, tail, begin_at)
         printer = _Printer(wanted, begin, begin_at, timestamps=timestamps)
         seen = 0
-        for _ in news(reader):
+        for _ in attended(reader):
             # Asked first: what comes after the answer is not missed.
             over = not follow or reader.settled(call_id)
             for chunk in reader.output(call_id, seen):
+                printed = printer.take(chunk)
                 if follow:
-                    pace.spend(len(chunk.data))
-                printer.take(chunk)
+                    pace.spend(printed)
                 seen = chunk.seq
             if over:
                 break
-            revive(reader)
         for event in reader.events(call_id):
             if event["kind"] == "output-cut" and event["data"]:  # else it was emptied
                 printer.end(event["data"])
@@ -113,12 +112,13 @@ class _Printer:
         self._ends = dict.fromkeys(wanted, 0)
         self._fresh = dict.fromkeys(wanted, True)
 
-    def take(self, chunk: Chunk) -> None:
+    def take(self, chunk: Chunk) -> int:
+        """Write what is wanted of it; -> how many bytes."""
         if chunk.stream not in self._wanted:
-            return
+            return 0
         if chunk.at < self._begin_at:
             self._ends[chunk.stream] = chunk.offset + len(chunk.data)
-            return
+            return 0
         begin, end = self._begin.get(chunk.stream, 0), self._ends[chunk.stream]
         if chunk.offset > end:
             self._missing(chunk.stream, end, chunk.offset - end)
@@ -126,6 +126,7 @@ class _Printer:
         if data:
             self._write(chunk.stream, data, f"{iso(chunk.at)} ".encode())
         self._ends[chunk.stream] = chunk.offset + len(chunk.data)
+        return len(data)
 
     def end(self, cut: dict[str, object]) -> None:
         """Note a cut after which nothing was kept: no later piece has shown it."""

@@ -21,14 +21,15 @@ def command(ledger: Path, port: str | None) -> None:
 
     Calls by state and reason, how long they were in each state and waited, image pulls, gaps and lost samples.
     """
-    from calls.metrics import Endpoint, LedgerFigures, text
+    from calls.metrics import Endpoint, LedgerFigures, place, text
 
+    where = None if port is None else place(port, "--port")
     figures = LedgerFigures(ledger)
     figures.check()
-    if port is None:
+    if where is None:
         put(text(figures))
         return
-    endpoint = Endpoint(port, "--port", figures)
+    endpoint = Endpoint(where, "--port", figures)
     try:
         click.echo(endpoint.url)
         while True:

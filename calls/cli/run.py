@@ -118,6 +118,8 @@ def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool
     from machine.errors import SpecError
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    if "network" in given:
+        given["network"] = ",".join(given["network"])  # as the spec has it
     if "driver" in given and not takes_image(given["driver"]):
         spec = build_spec(None, words, **given)
     elif not words:
@@ -126,6 +128,8 @@ def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool
         spec = build_spec(words[0], words[1:], **given)
     if detach and spec.interactive:
         raise SpecError("detach", "contradicts --interactive: nobody would be there to type")
+    if detach and as_json:
+        raise SpecError("json", "contradicts --detach: nobody would be there to read it")
     terminal = spec.interactive and os.isatty(0)
     order = {"ledger": str(ledger), "spec": spec.asked(), "detach": detach, "json": as_json, "terminal": terminal}
     return (launch.child or launch.Child()).carry_out(order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from machine.errors import UsageError
@@ -9,6 +10,7 @@ from machine.units import duration
 
 SLACK = 499_999
 """Times are shown to the millisecond, rounded: one that is given so means all that is shown with it."""
+_NUMBER = re.compile(r"[\d.]+")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -23,7 +25,7 @@ def ago(option: str, text: str, now: int) -> int:
     """A time, or how long before `now` (`10m`) -> ns since the epoch. UsageError names the option."""
     for read in (nanoseconds, lambda span: now - duration(span)):
         try:
-            if not text.isdecimal():  # seconds, or a time in seconds? It must not be guessed
+            if not _NUMBER.fullmatch(text):  # seconds, or a time in seconds? It must not be guessed
                 return read(text)
         except ValueError:
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from calls.cli.common import news, revive, takes_calls, takes_ledger
+from calls.cli.common import attended, takes_calls, takes_ledger
 from ledger.read import Reader
 
 
@@ -21,10 +21,9 @@ def command(ledger: Path, calls: tuple[str, ...]) -> None:
     """
     with Reader(ledger) as reader:
         for call_id in [reader.resolve(call) for call in calls]:
-            for _ in news(reader):
+            for _ in attended(reader):
                 if reader.ended(call_id):
                     break
-                revive(reader)
             click.echo(_code(reader.show(call_id)))
 
 
