@@ -144,11 +144,12 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="soak."))
     soak = Soak(folder, given.driver, given.runners)
     end = time.monotonic() + given.minutes * 60
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, random.uniform(1, 8)))
-        soak.fault()
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{left / 60:.1f} minutes left, {soak.done.total()} faults ")
+    with suppress(KeyboardInterrupt):  # ended early, it is judged all the same
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, random.uniform(1, 8)))
+            soak.fault()
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{left / 60:.1f} minutes left, {soak.done.total()} faults ")
     soak.end()
     time.sleep(21)  # the longest that anybody holds the ledger
     recover(soak.ledger)
