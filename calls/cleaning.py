@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from machine.errors import CallsError, DriverError, UsageError
 from machine.reference import Reference, is_id, parse
-from machine.units import show_size
+from machine.units import show_size, size
 
 if TYPE_CHECKING:
     from driver.docker.images import Images
@@ -118,16 +118,23 @@ class Cleaner:
         self,
         images: Callable[[], Images],
         uses: Callable[[], list[Use]],
-        limit: int,
+        limit: str | int,
         exempt: Iterable[str],
         tell: Callable[[str, bool], None],
     ) -> None:
-        """`images` of the engine and their `uses` are asked for at each pass. UsageError for a name that is none."""
+        """`images` of the engine and their `uses` are asked for at each pass.
+
+        UsageError for a `limit` that is no size, or a name that is none.
+        """
         try:
-            self._exempt = Exempt(exempt)
+            self._limit = size(limit)
+        except ValueError as error:
+            raise UsageError(f"image_limit: {error}") from None
+        try:
+            self._exempt = Exempt((exempt,) if isinstance(exempt, str) else exempt)
         except ValueError as error:
             raise UsageError(f"image_exempt: {error}") from None
-        self._images, self._uses, self._limit, self._tell = images, uses, limit, tell
+        self._images, self._uses, self._tell = images, uses, tell
         self._due = False
         self._wanted, self._closing = threading.Event(), threading.Event()
         self._lock = threading.Lock()

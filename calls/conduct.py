@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,6 +139,11 @@ class Conductor:
             self._asked = asked
         self.mailbox.put(asked)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal, if it has one by now. Not recorded."""
+        if self.spec.tty and self._container is not None:
+            self._container.resize(rows, columns)
+
     # The call's own thread from here on.
 
     def conduct(
@@ -182,6 +189,7 @@ class Conductor:
                 self.recorder.end(Verdict(State.ERROR, facts.Ended(reason=Reason.RUNNER_FAULT, message=message)))
 
     def _prepare(self) -> Container:
+        _load_meanwhile()
         pause = ENGINE_RETRY
         while True:
             try:
@@ -237,7 +245,7 @@ class Conductor:
             raise EndedEarly(decide(evidence)) from error
         except DriverError as error:
             raise EndedEarly(never_ran(State.ERROR, error.reason, str(error))) from error
-        from calls.watch import Watch  # not before: there was no time to lose, and now there is
+        from calls.watch import Watch
 
         evidence.started_at = beginning.engine_at
         self._started(beginning)
@@ -307,6 +315,20 @@ class Conductor:
         removed = container is not None and not (self.spec.keep or self.spec.hot) and error is None
         self.recorder.apply(facts.Cleaned(removed=removed, error=error))
         self.recorder.close()
+
+
+def _load_meanwhile() -> None:
+    """For the first call: while the engine makes its container, load what is needed once it has (8 ms)."""
+    if "calls.watch" not in sys.modules:
+        with contextlib.suppress(RuntimeError):  # no thread to be had: it is loaded when it is needed
+            threading.Thread(target=_load, name="loader", daemon=True).start()
+
+
+def _load() -> None:
+    import calls.watch  # noqa: F401
+    from machine.lifecycle import shared
+
+    shared()
 
 
 def called_off(asked: Asked) -> Verdict:

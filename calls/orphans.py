@@ -23,6 +23,7 @@ def orphans(calls: Sequence[Unsettled], now: int) -> list[Unsettled]:
 def summon(ledger: Path) -> None:
     """Begin `calls recover` in a process of its own, which lives as long as what it has adopted."""
     words = [sys.executable, "-m", "calls.cli", "--ledger", str(ledger.absolute()), "recover"]
-    # Through a shell that ends at once: then it is nobody's child, and nobody has to wait for it.
-    quiet = 'exec setsid "$@" </dev/null >/dev/null 2>&1 &'
-    subprocess.run(["/bin/sh", "-c", quiet, "sh", *words], check=False)
+    # Through a shell that ends at once: then it is nobody's child, and nobody has to wait for it. In a session of its
+    # own from the first: the end of ours, which may come now, hangs up on whoever is in it.
+    quiet = 'exec "$@" </dev/null >/dev/null 2>&1 &'
+    subprocess.run(["/bin/sh", "-c", quiet, "sh", *words], check=False, start_new_session=True)

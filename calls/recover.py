@@ -175,7 +175,7 @@ class Recovery:
             ledger.adopt(call_id, past.owner["runner"], clock.wall(), self._adoption(past).dump())
             recorder = Recorder(ledger, clock, Redactor(), call_id, past.state)
             successor = Successor(past, driver, runner.sampler, recorder, clock, runner.tell, known.set)
-            runner.enlist(successor, past.obeyed)
+            runner.roster.enlist(successor, past.obeyed)
             try:
                 return successor.take_over(kept, seen_until, peak, rebooted=rebooted)
             finally:

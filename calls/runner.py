@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from calls.admission import Admission, Need, Ticket
 from calls.capture import Capture, PassOn
 from calls.clock import Clock, SystemClock
-from calls.conduct import Asked, Auth, Conductor, Tell
+from calls.conduct import Auth, Conductor, Tell
 from calls.identity import new_id, owner, requester
 from calls.outcome import Call, outcome
 from calls.recorder import Recorder
+from calls.roster import Roster
 from calls.settings import fingerprinter, ledger_path
 from calls.waiting import Order, Waiting, WaitingRoom
 from driver import registry
@@ -26,10 +26,9 @@ from driver.pump import Pump
 from driver.sampler import Sampler
 from ledger.ledger import Ledger
 from machine import facts
-from machine.errors import CallsError, LedgerError, NotRunningError, RefusedError, SpecError, UsageError
+from machine.errors import RefusedError, SpecError, UsageError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
-from machine.states import REQUESTS, STARTED, Kind, State
 from machine.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -110,15 +109,12 @@ class Runner:
         if image_limit is None and image_exempt:
             raise UsageError("image_exempt: needs an image_limit")
         self._cleaner = None if image_limit is None else self._clean_images(image_limit, image_exempt)
-        self._live: dict[int, Conductor | Waiting] = {}
-        self._ids: dict[str, int] = {}
-        self._handled: dict[int, int] = {}
-        self._missed = False
-        self._unborn: dict[str, list[tuple[Kind, facts.Fact]]] = {}
+        self.roster = Roster(self.clock)
         self._lock = threading.Lock()
         self.id = new_id()
         self.owner = owner(self.id)
-        self.ledger = Ledger(ledger_path(ledger), self._obey, self.owner, self._warn, attend=warm is not None)
+        self.ledger = Ledger(ledger_path(ledger), self.roster.obey, self.owner, self._warn, attend=warm is not None)
+        self.roster.ledger = self.ledger
         self._labels = Labels(self.ledger.id, self.id)
         self._pump = Pump()
         self.sampler = Sampler()
@@ -169,7 +165,6 @@ class Runner:
 
     def _clean_images(self, limit: str | int, exempt: Iterable[str]) -> Cleaner:
         from calls.cleaning import Cleaner
-        from machine.units import size
 
         def images() -> Images:
             driver: Any = self.driver("docker")
@@ -179,11 +174,7 @@ class Runner:
         def uses() -> list[Use]:
             return self.ledger.images()
 
-        try:
-            most = size(limit)
-        except ValueError as error:
-            raise UsageError(f"image_limit: {error}") from None
-        return Cleaner(images, uses, most, (exempt,) if isinstance(exempt, str) else exempt, self.tell)
+        return Cleaner(images, uses, limit, exempt, self.tell)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -245,8 +236,7 @@ class Runner:
         if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
             self.follow(order, known)
             return future
-        with self._lock:
-            self._unborn[future.id] = []
+        self.roster.expect(future.id)
         ticket = self.admission.ask(need, self._room.turn)
         if ticket.lacking:
             self._room.receive(order, ticket)
@@ -293,73 +283,44 @@ class Runner:
         started()
         return follow(self.ledger.path, future.id)
 
-    def enlist(self, conductor: Conductor | Waiting, obeyed: int = 0) -> None:
-        """The conductor's call is recorded as ours: carry out what was asked for in its log after event `obeyed`."""
-        call_id = conductor.recorder.call_id
-        with self._lock:
-            self._live[call_id], self._handled[call_id] = conductor, obeyed
-            self._ids[conductor.uid] = call_id
-            early = self._unborn.pop(conductor.uid, ())
-        for kind, fact in early:
-            self._request(conductor.uid, kind, fact)
-        self._obey(call_id)
-
     def dismiss(self, conductor: Conductor | Waiting) -> None:
         """Nothing more is done about the conductor's call."""
-        with self._lock:
-            self._unborn.pop(conductor.uid, None)
-            self._ids.pop(conductor.uid, None)
-            self._live.pop(conductor.recorder.call_id, None)
-            self._handled.pop(conductor.recorder.call_id, None)
+        self.roster.dismiss(conductor)
         if self._cleaner is not None and conductor.spec.driver == "docker":
             self._cleaner.nudge()
 
     def cancel(self, call: str, comment: str | None = None, via: Via = "api") -> None:
         """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first."""
-        self._request(call, Kind.CANCEL_REQUESTED, facts.CancelRequested(by=requester(via), comment=comment))
+        self.roster.request(call, facts.CancelRequested(by=requester(via), comment=comment))
 
     def kill(self, call: str, signal: str = "KILL", via: Via = "api") -> None:
         """Send a call of this runner a signal, by any of its names. Recorded first."""
-        self._request(call, Kind.KILL_REQUESTED, facts.KillRequested(by=requester(via), signal=_signal(signal)))
+        self.roster.request(call, facts.KillRequested(by=requester(via), signal=_signal(signal)))
 
     def signal(self, call: str, signal: str) -> None:
         """As `kill`, for a message: the call ends of it only if its exit code says so. NotRunningError unless it runs.
 
         As all that is asked of a call it is carried out in a moment, by the call's own thread.
         """
-        self._request_running(call, facts.SignalRequested(by=requester("api"), signal=_signal(signal)))
+        self.roster.request_running(call, facts.SignalRequested(by=requester("api"), signal=_signal(signal)))
 
     def pause(self, call: str) -> None:
         """Freeze all processes of a call of this runner. Recorded first. NotRunningError unless it runs."""
-        self._request_running(call, facts.PauseRequested(by=requester("api")))
+        self.roster.request_running(call, facts.PauseRequested(by=requester("api")))
 
     def resume(self, call: str) -> None:
         """Let them go on. Recorded first. NotRunningError unless the call runs."""
-        self._request_running(call, facts.ResumeRequested(by=requester("api")))
+        self.roster.request_running(call, facts.ResumeRequested(by=requester("api")))
 
-    def _request_running(self, call: str, fact: facts.Fact) -> None:
-        with self._lock:
-            conductor = self._live.get(self._ids.get(call, 0))
-        # The ledger says that it runs a moment before its recorder does: what is prepared may be asked, too.
-        if conductor is None or conductor.recorder.state not in STARTED | {State.PREPARED}:
-            raise NotRunningError(f"{call} is no call of this runner that runs")
-        self._request(call, fact.kind, fact)
+    def resize(self, call: str, rows: int, columns: int) -> None:
+        """Set the size of the terminal of a call of this runner; where there is none nothing happens. Not recorded."""
+        conductor = self.roster.find(call)
+        if isinstance(conductor, Conductor):
+            conductor.resize(rows, columns)
 
     def cancel_all(self, via: Via = "close") -> None:
         """Cancel every call under way, the last one first: nobody is to begin in the place of one that ends."""
-        with self._lock:
-            unborn, ids = list(self._unborn), [*reversed(self._live)]
-        for uid in unborn:
-            self.cancel(uid, via=via)
-        fact, now = facts.CancelRequested(by=requester(via)), self.clock.wall()
-        posted = [(id_, self.ledger.post(id_, fact.kind, None, now, fact.dump(), self.id)) for id_ in ids]
-        for call_id, request in posted:
-            self._note(call_id, fact, request.result)
-        self._obey()
-        with self._lock:
-            left = [self._live[id_] for id_ in ids if id_ in self._live]
-        for conductor in left:  # where the ledger cannot be written it is in the spool, where nobody looks for it
-            conductor.ask(_asked(fact.kind, fact.dump()))
+        self.roster.request_all(facts.CancelRequested(by=requester(via)), self.id)
 
     def close(self) -> None:
         """Wait for the calls under way, then let go of everything. Idempotent."""
@@ -394,8 +355,7 @@ class Runner:
     def _carry_out(self, order: Order, ticket: Ticket, waiting: Waiting | None) -> None:
         future, spec = order.future, order.spec
         if not future.set_running_or_notify_cancel() and waiting is None:
-            with self._lock:
-                del self._unborn[future.id]
+            self.roster.forget(future.id)
             self.admission.leave(ticket)
             return
         recorder = waiting.recorder if waiting else Recorder(self.ledger, self.clock, spec.redactor())
@@ -405,7 +365,7 @@ class Runner:
         )
 
         def born(conductor: Conductor) -> None:
-            self.enlist(conductor)
+            self.roster.enlist(conductor)
             if waiting is not None and waiting.asked is not None:
                 conductor.ask(waiting.asked)  # it need not be in the log: that may be full
 
@@ -437,54 +397,6 @@ class Runner:
         else:
             if verdict is not None and not future.cancelled():
                 future.set_result(outcome(future.id, verdict))
-
-    def _request(self, call: str, kind: Kind, fact: facts.Fact) -> None:
-        with self._lock:
-            if call in self._unborn:
-                self._unborn[call].append((kind, fact))  # recorded as soon as the call itself is
-                return
-            call_id = self._ids.get(call)
-        if call_id is None:
-            return  # it has ended, or is another runner's: nothing of ours is left to stop
-        now, dumped = self.clock.wall(), fact.dump()
-        self._note(call_id, fact, lambda: self.ledger.append(call_id, kind, None, now, None, dumped))
-        self._obey(call_id)
-
-    def _note(self, call_id: int, fact: facts.Fact, record: Callable[[], object]) -> None:
-        try:
-            record()
-        except RefusedError:
-            return  # it has just ended
-        except LedgerError:  # that it cannot be recorded must not keep anybody from ending a call
-            with self._lock:
-                conductor = self._live.get(call_id)
-            if conductor is not None:
-                conductor.ask(_asked(fact.kind, fact.dump()))
-
-    def _obey(self, only: int | None = None) -> None:
-        """Carry out what was asked for through the ledger, of one call or of any. Called from any thread."""
-        with self._lock:
-            whole = only is None or self._missed
-            live = dict(self._live) if whole else {id_: self._live[id_] for id_ in self._live.keys() & {only}}
-            self._missed = False
-        if not live:
-            return
-        try:
-            requests = self.ledger.requests(live)
-        except CallsError:
-            self._missed = True  # the file cannot be read just now; the next look finds the same requests
-            return
-        for request in requests:
-            with self._lock:
-                fresh = request.seq > self._handled.get(request.call_id, 0)
-                self._handled[request.call_id] = max(request.seq, self._handled.get(request.call_id, 0))
-            if fresh:
-                live[request.call_id].ask(_asked(request.kind, request.data))
-
-
-def _asked(kind: Kind, data: str) -> Asked:
-    (why,) = [why for why, asked in REQUESTS.items() if asked is kind]
-    return Asked(why, json.loads(data).get("signal", "KILL"))
 
 
 def _signal(name: str) -> str:

@@ -11,6 +11,7 @@ from machine.errors import SpecError
 _WHOLE: dict[str, Any] = {"user": "1000:1000", "read_only": True, "pids_limit": 50, "network": "none"}
 _ULIMITS = ("nofile=350", "memlock=65536", "sigpending=5000", "msgqueue=819200")
 _NO_NEW_PRIVILEGES = "no-new-privileges"
+_NAMESPACES = ("pid", "ipc", "uts", "userns")
 _SCRATCH = "/tmp"  # noqa: S108 - the container's own
 _MOUNTS = {"volume": notation.volume, "mount": notation.mount, "tmpfs": notation.tmpfs}
 
@@ -24,6 +25,11 @@ def confine(given: dict[str, Any]) -> dict[str, Any]:
         raise SpecError("untrusted", "contradicts --driver local: a process of this host is not confined")
     if given.get("privileged"):
         raise SpecError("untrusted", "contradicts --privileged")
+    for option in _NAMESPACES:
+        if given.get(option) == "host":
+            raise SpecError("untrusted", f"contradicts --{option} host")
+    if "gpus" in given:
+        raise SpecError("untrusted", "contradicts --gpus: these are devices of the host")
     if any(str(name).upper() == "ALL" for name in given.get("cap_add", ())):
         raise SpecError("untrusted", "contradicts --cap-add ALL: add what is needed by its name")
     whole = _WHOLE | given

@@ -120,7 +120,7 @@ class WaitingRoom:
             self._forget(waiting)
             return
         self._recorded[waiting.ticket] = waiting
-        self._runner.enlist(waiting)
+        self._runner.roster.enlist(waiting)
         self._go_on(waiting.ticket)
 
     def _turn(self, ticket: Ticket) -> None:

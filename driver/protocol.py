@@ -216,14 +216,22 @@ class Process(NamedTuple):
     command: str
 
 
+Resize = Callable[[int, int], None]
+"""Takes the rows and columns that a terminal is to have."""
+
+
 class Execution(NamedTuple):
-    """Another command, to be run in a container. `interactive`: it reads our standard input."""
+    """Another command, to be run in a container. `interactive`: it reads our standard input.
+
+    `terminal`: it has a terminal of its own, and this is called once it was asked for, with what sets the size of that.
+    """
 
     command: tuple[str, ...]
     env: Mapping[str, str]
     user: str | None = None
     workdir: str | None = None
     interactive: bool = False
+    terminal: Callable[[Resize], None] | None = None
 
 
 class Trace(NamedTuple):
@@ -316,6 +324,9 @@ class Container(Protocol):
         DriverError when nothing runs, or where there is no such thing. It is no part of the call: it is not stopped
         with it, and nothing it writes is reported.
         """
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal. Where there is none, or nothing runs, nothing happens."""
 
     def inspect(self) -> Observation:
         """The truth, as far as the source knows it."""

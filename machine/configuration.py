@@ -25,6 +25,8 @@ def check(spec: Spec) -> None:
     _check_limits(spec)
     _check_rights(spec)
     _check_networks(spec)
+    _check_address(spec)
+    _check_namespaces(spec)
     _check_mounts(spec)
     _check_names(spec)
 
@@ -55,14 +57,19 @@ def _like(pattern: str, what: str) -> Callable[[str], object]:
 
 
 _something = _like(r"\S+", "a name")
+_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]*"
+_OF = f"container:{_NAME}"
 _DOMAIN = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _SPELLING: dict[str, Callable[[str], object]] = {
     "volume": notation.volume,
     "mount": notation.mount,
     "tmpfs": notation.tmpfs,
     "network": networks,
-    "network_of": _like(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", "the name of a network (letters, digits, _ . -)"),
+    "network_of": _like(_NAME, "the name of a network (letters, digits, _ . -)"),
     "network_alias": _like(_DOMAIN, "a host's name (letters, digits, . -)"),
+    "ip": notation.ipv4,
+    "ip6": notation.ipv6,
+    "mac_address": _like(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}", "a MAC address (write 02:42:ac:11:00:02)"),
     "publish": notation.ports,
     "hostname": _like(r"(?=.{1,63}\Z)" + _DOMAIN, "a host's name (at most 63 letters, digits, . -)"),
     "add_host": notation.added_host,
@@ -72,6 +79,16 @@ _SPELLING: dict[str, Callable[[str], object]] = {
     "cpuset_cpus": notation.cpus,
     "ulimit": notation.ulimit,
     "device": notation.device,
+    "gpus": notation.gpus,
+    "pid": _like(f"host|{_OF}", "a namespace of processes (write host or container:ID)"),
+    "ipc": _like(
+        f"none|private|shareable|host|{_OF}",
+        "a namespace of shared memory (write none, private, shareable, host or container:ID)",
+    ),
+    "uts": _like("host", "a namespace of names (write host, or leave it out)"),
+    "userns": _like("host", "a namespace of users (write host, or leave it out)"),
+    "cgroupns": _like("host|private", "a namespace of control groups (write host or private)"),
+    "runtime": _like(_NAME, "the name of a runtime (write runc)"),
     "user": notation.user,
     "group_add": notation.group,
     "cap_add": notation.capability,
@@ -140,6 +157,26 @@ def _check_not_joined(spec: Spec) -> None:
         for option in ("hostname", "add_host", "dns", "dns_search", "dns_option"):
             if getattr(spec, option):
                 raise SpecError(option, f"contradicts --network {spec.network}: that container has said it for both")
+
+
+def _check_address(spec: Spec) -> None:
+    """An address of one's own is one in one network."""
+    for option in ("ip", "ip6", "mac_address"):
+        if getattr(spec, option) is None:
+            continue
+        if not is_joined(spec.network):
+            raise SpecError(option, f"contradicts --network {spec.network}: it has no address of its own there")
+        if spec.network_of or "," in (spec.network or ""):
+            raise SpecError(option, "needs one --network: it is an address in that one")
+        if option != "mac_address" and not is_named(spec.network):
+            raise SpecError(option, "needs a --network that somebody has made: the default one gives addresses itself")
+
+
+def _check_namespaces(spec: Spec) -> None:
+    if spec.uts and spec.hostname:
+        raise SpecError("hostname", "contradicts --uts host: the name is the host's")
+    if spec.shm_size and spec.ipc not in (None, "private", "shareable"):
+        raise SpecError("shm_size", f"contradicts --ipc {spec.ipc}: it has no /dev/shm of its own")
 
 
 def _check_ports(spec: Spec) -> None:

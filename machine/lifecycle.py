@@ -3,18 +3,22 @@
 One Machine serves every call: models are never added to it (8.5 kB and a list scan each), a trigger
 is called with the model as its argument. `auto_transitions` stays off: `to_success()` would walk past
 the table. Source of the figures: docs/architecture.md.
+
+A call's birth is read from the table itself: the package takes 5 ms to load, which a first call need not wait for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from transitions import Machine, MachineError
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from machine.errors import IllegalTransitionError
 from machine.states import Kind, State
-from machine.table import RULES
+from machine.table import RULES, step
+
+if TYPE_CHECKING:
+    from transitions import Machine
 
 _UNBORN = "unborn"  # `transitions` wants a name for the state of a call that does not exist yet
 
@@ -35,14 +39,26 @@ class Lifecycle:
 
     def apply(self, kind: Kind, data: Any = None) -> State:
         """Write `kind`, then move. IllegalTransitionError, with nothing written, if the table forbids it."""
-        if kind not in _MACHINE.events:
+        if self.state == _UNBORN:
+            self._begin(kind, data)
+        else:
+            self._move(kind, data)
+        return State(self.state)
+
+    def _begin(self, kind: Kind, data: Any) -> None:
+        state = step(None, kind)
+        self.write(kind, state, data)
+        self.state = str(state)
+
+    def _move(self, kind: Kind, data: Any) -> None:
+        from transitions import MachineError
+
+        if kind not in shared().events:
             raise IllegalTransitionError(None, kind)
         try:
-            _MACHINE.events[kind].trigger(self, data)
+            shared().events[kind].trigger(self, data)
         except MachineError:
-            state = None if self.state == _UNBORN else State(self.state)
-            raise IllegalTransitionError(state, kind) from None
-        return State(self.state)
+            raise IllegalTransitionError(State(self.state), kind) from None
 
 
 def _write(event: Any) -> None:
@@ -51,19 +67,24 @@ def _write(event: Any) -> None:
     event.model.write(Kind(event.event.name), State(target), event.args[0])
 
 
-_MACHINE: Machine = Machine(
-    model=None,
-    states=[_UNBORN, *map(str, State)],  # plain strings: it would take an enum by its NAME
-    transitions=[
-        {
-            "trigger": str(rule.kind),
-            "source": [str(source or _UNBORN) for source in rule.sources],
-            "dest": rule.target and str(rule.target),
-            "before": _write,
-        }
-        for rule in RULES
-    ],
-    initial=_UNBORN,
-    auto_transitions=False,
-    send_event=True,
-)
+@cache
+def shared() -> Machine:
+    """The machine of all calls, made when the first of them moves."""
+    from transitions import Machine
+
+    return Machine(
+        model=None,
+        states=[_UNBORN, *map(str, State)],  # plain strings: it would take an enum by its NAME
+        transitions=[
+            {
+                "trigger": str(rule.kind),
+                "source": [str(source or _UNBORN) for source in rule.sources],
+                "dest": rule.target and str(rule.target),
+                "before": _write,
+            }
+            for rule in RULES
+        ],
+        initial=_UNBORN,
+        auto_transitions=False,
+        send_event=True,
+    )

@@ -59,6 +59,13 @@ class Ulimit(NamedTuple):
     hard: int
 
 
+class Gpus(NamedTuple):
+    """So many, or these; a `number` of -1: all."""
+
+    number: int
+    devices: tuple[str, ...]
+
+
 class Device(NamedTuple):
     """A device of the host, and what may be done with it: read, write, mknod."""
 
@@ -170,6 +177,17 @@ def device(text: str) -> Device:
     return Device(host, inside, permissions)
 
 
+def gpus(text: str) -> Gpus:
+    """`all`, a number, or `device=ID[,ID]`; quoted as the docker command wants the latter, or not."""
+    kind, given, names = text.removeprefix('"').removesuffix('"').partition("=")
+    devices = tuple(names.split(","))
+    if kind == "device" and given and all(re.fullmatch(r"[\w:.=/-]+", name, re.ASCII) for name in devices):
+        return Gpus(0, devices)
+    if text != "all" and not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise ValueError(f"{text!r} is no choice of GPUs (write all, 2, device=0 or device=0,1)")
+    return Gpus(-1 if text == "all" else int(text), ())
+
+
 def added_host(text: str) -> str:
     """`NAME:ADDRESS`; the address may be `host-gateway`."""
     name, _, where = text.partition(":")
@@ -183,6 +201,23 @@ def address(text: str) -> str:
     if not _is_address(text):
         raise ValueError(f"{text!r} is not an IP address")
     return text
+
+
+def ipv4(text: str) -> None:
+    """An address of version 4."""
+    _version(text, 4)
+
+
+def ipv6(text: str) -> None:
+    """An address of version 6; one of a link alone (`fe80::1%eth0`) belongs to no network."""
+    _version(text, 6)
+
+
+def _version(text: str, version: int) -> None:
+    import ipaddress
+
+    if not _is_address(text) or "%" in text or ipaddress.ip_address(text).version != version:
+        raise ValueError(f"{text!r} is not an IPv{version} address")
 
 
 def capability(text: str) -> str:

@@ -100,6 +100,10 @@ def _networks(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
+def _count(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 _BOOL = Annotated[bool, Strict()]
 _TEXT = Annotated[str, Strict()]
 _DURATION = Annotated[int, _positive(duration)]
@@ -112,6 +116,8 @@ _TYPES: dict[str, Any] = {
     "shm_size": Annotated[int, _positive(size)],
     "cpu_shares": Annotated[int, _INTEGER, Field(ge=2, le=262144)],
     "oom_score_adj": Annotated[int, _INTEGER, Field(ge=-1000, le=1000)],
+    "memory_swappiness": Annotated[int, _INTEGER, Field(ge=0, le=100)],
+    "gpus": Annotated[_TEXT, BeforeValidator(_count)],
     "name": Annotated[str, BeforeValidator(_name)],
     "idempotency_key": Annotated[_TEXT, Field(min_length=1, max_length=255)],
     "memory": Annotated[int, _positive(size), Field(ge=_MEMORY_FLOOR)],

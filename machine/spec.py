@@ -36,6 +36,9 @@ class Spec(NamedTuple):
     network: str | None = None
     network_of: tuple[str, ...] = ()
     network_alias: tuple[str, ...] = ()
+    ip: str | None = None
+    ip6: str | None = None
+    mac_address: str | None = None
     publish: tuple[str, ...] = ()
     publish_all: bool = False
     hostname: str | None = None
@@ -45,6 +48,7 @@ class Spec(NamedTuple):
     dns_option: tuple[str, ...] = ()
     memory: int | None = None
     memory_reservation: int | None = None
+    memory_swappiness: int | None = None
     shm_size: int | None = None
     cpus: float | None = None
     cpu_shares: int | None = None
@@ -55,11 +59,18 @@ class Spec(NamedTuple):
     storage_opt: dict[str, str] = {}  # noqa: RUF012
     sysctl: dict[str, str] = {}  # noqa: RUF012
     device: tuple[str, ...] = ()
+    gpus: str | None = None
     group_add: tuple[str, ...] = ()
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     security_opt: tuple[str, ...] = ()
     privileged: bool = False
+    pid: str | None = None
+    ipc: str | None = None
+    uts: str | None = None
+    userns: str | None = None
+    cgroupns: str | None = None
+    runtime: str | None = None
     log_driver: str | None = None
     log_opt: dict[str, str] = {}  # noqa: RUF012
     platform: str | None = None
@@ -67,6 +78,7 @@ class Spec(NamedTuple):
     entrypoint: str | None = None
     init: bool = False
     interactive: bool = False
+    tty: bool = False
     pull: str = "missing"
     pull_idle_timeout: int = 120 * SECOND
     health_cmd: str | None = None

@@ -19,7 +19,17 @@ _TEXTS = (
     "user",
     "network",
     "hostname",
+    "ip",
+    "ip6",
+    "mac_address",
     "cpuset_cpus",
+    "gpus",
+    "pid",
+    "ipc",
+    "uts",
+    "userns",
+    "cgroupns",
+    "runtime",
     "log_driver",
     "platform",
     "entrypoint",
@@ -69,6 +79,8 @@ def _check_together(spec: Spec) -> None:
         raise SpecError("pull_idle_timeout", "contradicts --pull never: nothing is pulled")
     if spec.hot:
         _check_hot(spec)
+    if spec.idempotency_key and spec.interactive and spec.tty:
+        raise SpecError("idempotency_key", "contradicts --interactive --tty: the second has nothing to type to")
     if any(not name or "=" in name for name in spec.env):
         raise SpecError("env", "a variable needs a name without '='")
     for option, value in spec.asked().items():
@@ -83,6 +95,8 @@ def _check_hot(spec: Spec) -> None:
     """What one call cannot ask of a container that others use as well."""
     if spec.keep:
         raise SpecError("hot", "contradicts --keep: the container is not this call's alone")
+    if spec.tty:
+        raise SpecError("hot", "contradicts --tty: the container's input and output carry several calls")
     if spec.pull in ("always", "newer"):
         raise SpecError("hot", f"contradicts --pull {spec.pull}: the container may be there already")
     if health := _about_health(spec):

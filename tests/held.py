@@ -39,6 +39,7 @@ class HeldContainer:
         self.exit_code: int | None = None
         self.started_at: int | None = None
         self.runs = threading.Event()
+        self.sizes: list[tuple[int, int]] = []
 
     def start(self) -> Beginning:
         self.status, self.started_at = "running", time.time_ns()
@@ -55,6 +56,9 @@ class HeldContainer:
     def signal(self, name: str) -> bool:
         self.end(128 + signal_number(name))
         return True
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.sizes.append((rows, columns))
 
     def inspect(self) -> Observation:
         return Observation(self.status, self.exit_code, self.started_at)  # type: ignore[arg-type]

@@ -303,7 +303,7 @@ def test_thousands_wait_without_a_thread_each_and_all_can_be_cancelled(ledger: P
         spec = Spec.parse(driver="held", image="image", sample="off")
         threads = threading.active_count()
         futures = [runner.submit_spec(spec) for _ in range(count)]
-        until(lambda: len(states_of_all(ledger)) == count + 1 and not runner._unborn, "all of them in the ledger")
+        until(lambda: len(states_of_all(ledger)) == count + 1 and not runner.roster.expected, "all in the ledger")
         assert threading.active_count() <= threads + 1  # the usher
         assert runner.admission.counts() == (1, count)
         runner.cancel_all()
@@ -344,7 +344,7 @@ def test_who_is_the_same_call_as_one_who_waits_does_not_keep_it_from_its_slot(le
         driver.running("b").end(3)
         assert [future.result(60).exit_code for future in (admitted, waits)] == [3, 3]
         assert admitted.id == waits.id
-        assert not runner._unborn
+        assert not runner.roster.expected
     assert "a" not in driver.containers
     invariants(ledger)
 

@@ -49,6 +49,17 @@ BAD: dict[str, tuple[str, ...]] = {
     "network": (*NAMES, "container:", "a,a", "a,none", "host,a"),
     "network_of": (*NAMES, "a,", "a,a", "none,a", "a,host", "container:x"),
     "network_alias": (*NAMES, "a"),
+    "ip": ("", "x", "300.1.1.1", "1.2.3", "::1", "1.2.3.4/8"),
+    "ip6": ("", "x", "1.2.3.4", "::g", "fe80::1%eth0", "fd00::1/64"),
+    "mac_address": (
+        "",
+        "x",
+        "02:42:ac:11:00",
+        "02:42:ac:11:00:0g",
+        "0242ac110002",
+        "02:42:ac:11:00:02:03",
+        "0:0:0:0:0:0",
+    ),
     "publish": (
         *("", "x", "0", "70000", "1:2:3:4", "80/icmp", "9-8", "1-3:80-81", "-80", "١", "300.1.1.1:80:80", "[1]:80:80"),
         *("999.1.1.1::80", "localhost:80:80"),
@@ -60,6 +71,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "dns_option": ("", "a b", "a\n"),
     "memory": (*SIZES, "5m", "1k"),
     "memory_reservation": (*SIZES, "5m"),
+    "memory_swappiness": (*(text for text in NUMBERS if text != "0"), "101", "1.5"),
     "shm_size": SIZES,
     "cpus": (*NUMBERS, "0.0000000001", "0.001", "1025", "50%"),
     "cpu_shares": (*NUMBERS, "1", "262145", "1.5"),
@@ -70,6 +82,13 @@ BAD: dict[str, tuple[str, ...]] = {
     "storage_opt": ("", "=x", "size"),
     "sysctl": ("", "=x", "net.core.somaxconn", "net.core.somaxconn=", "a b=1", "../x=1"),
     "device": ("", "fuse", "/dev/fuse:x", "/dev/fuse:/a:rwx", "/dev/fuse:/a:r:w"),
+    "gpus": ("", "0", "-1", "some", "1.5", "x=1", "device", "device=", "device=0,", "device=a b", "all,1", "١"),
+    "pid": ("", "private", "container:", "container:a b", "Host", "host\n"),
+    "ipc": ("", "x", "container:", "container:-a", "shared", "Private"),
+    "uts": ("", "private", "container:x", "HOST"),
+    "userns": ("", "private", "container:x"),
+    "cgroupns": ("", "none", "container:x"),
+    "runtime": (*NAMES, "run c"),
     "group_add": ("", "a b", "1:2", "-1", str(2**31)),
     "cap_add": ("", "net raw", "CAP-NET", "A,B"),
     "cap_drop": ("", "net raw", "CAP-NET", "A,B"),
@@ -114,6 +133,16 @@ CONTRADICTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("dns", ("--network", "container:x", "--dns", "1.2.3.4")),
     ("dns-search", ("--network", "container:x", "--dns-search", "a")),
     ("dns-option", ("--network", "container:x", "--dns-option", "a")),
+    *(
+        (option, ("--network", network, f"--{option}", address))
+        for option, address in (("ip", "10.9.9.9"), ("ip6", "fd00::9"), ("mac-address", "02:42:ac:11:00:02"))
+        for network in ("none", "host", "container:x", "a,b")
+    ),
+    ("ip", ("--network", "bridge", "--ip", "10.9.9.9")),
+    ("ip6", ("--network", "default", "--ip6", "fd00::9")),
+    ("ip", ("--network-of", "a,b", "--ip", "10.9.9.9")),
+    ("hostname", ("--uts", "host", "--hostname", "a")),
+    *(("shm-size", ("--shm-size", "8m", "--ipc", mode)) for mode in ("none", "host", "container:x")),
     ("sysctl", ("--network", "host", "--sysctl", "net.core.somaxconn=5")),
     ("tmpfs", ("--volume", "/a:/x", "--tmpfs", "/x/")),
     ("mount", ("--volume", "/a:/x", "--mount", "target=/x")),
@@ -132,14 +161,20 @@ CONTRADICTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("hot", ("--hot", "--keep")),
     ("hot", ("--hot", "--pull", "always")),
     ("hot", ("--hot", "--health-cmd", "true")),
+    ("hot", ("--hot", "--tty")),
+    ("tty", ("-i", "--tty")),
+    ("idempotency-key", ("--idempotency-key", "k", "-it")),
     ("untrusted", ("--untrusted", "--privileged")),
     ("untrusted", ("--untrusted", "--cap-add", "all")),
+    *(("untrusted", ("--untrusted", f"--{option}", "host")) for option in ("pid", "ipc", "uts", "userns")),
+    ("untrusted", ("--untrusted", "--gpus", "all")),
     ("untrusted", ("--untrusted", "--driver", "local")),
     ("detach", ("--detach", "--interactive")),
+    ("detach", ("-d", "-it")),
     ("json", ("--detach", "--json")),
 )
 OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
-    "images": {"limit": ("", "x", "-1", "nan"), "exempt": ("", "A B", "a:b:c")},
+    "images": {"limit": ("", "x", "-1", "nan"), "exempt": ("", "A B", "a:b:c"), "load": ("", "/nowhere", "/")},
     "logs": {
         "since": ("", "soon", "1700000000", "1700000000.5", "-5m", "2025-13-01"),
         "tail": ("", "x", "-1", "1.5", str(2**64)),
@@ -151,7 +186,13 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "pause": {},
     "resume": {},
 }
-WORDS = {"limit": ("--clean",), "exempt": (), "port": (), **dict.fromkeys(OTHERS["exec"], ("@last", "true"))}
+WORDS = {
+    "limit": ("--clean",),
+    "exempt": (),
+    "load": (),
+    "port": (),
+    **dict.fromkeys(OTHERS["exec"], ("@last", "true")),
+}
 """What stands beside the option that is wrong; a call, if nothing else is said."""
 
 
@@ -220,7 +261,7 @@ def test_what_contradicts_another_is_refused_by_the_options_name(
 @pytest.mark.parametrize("option", sorted(BAD))
 def test_a_runner_refuses_it_as_well_and_records_nothing(option: str, ledger: Path) -> None:
     with calls.Runner(ledger, recover=False) as runner:
-        for value in (*BAD[option], object(), b"x", {"a": object()}):
+        for value in (*BAD[option], Ellipsis, b"x", {"a": object()}):
             with pytest.raises(UsageError) as refused:
                 runner.submit(IMAGE, ["true"], **{option: value})
             assert str(refused.value).startswith(f"--{option.replace('_', '-')}: "), value
@@ -231,7 +272,7 @@ FLAGS = sorted({name for name, value in Spec._field_defaults.items() if value is
 
 
 @pytest.mark.parametrize("option", FLAGS)
-@pytest.mark.parametrize("value", ["yes", "no", 1, 0, [], object()], ids=str)
+@pytest.mark.parametrize("value", ["yes", "no", 1, 0, [], Ellipsis], ids=str)
 def test_what_is_neither_true_nor_false_is_refused(option: str, value: object) -> None:
     with pytest.raises(SpecError) as refused:
         build_spec(IMAGE, **{option: value})

@@ -11,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calls.options import build_spec
-from driver.docker.config import CONFIG, HOST, create_request
+from driver.docker.config import CONFIG, HOST, create_request, fit
 from driver.local.driver import HONOURED
 from machine import notation
-from machine.errors import SpecError
+from machine.errors import DriverError, SpecError
 from machine.networks import is_joined, is_named
-from machine.notation import Device, Mount, Port, Ulimit
+from machine.notation import Device, Gpus, Mount, Port, Ulimit
 from machine.spec import Spec
 from machine.units import SECOND
 
+MAC = "02:42:0a:00:00:09"
+IPC = "--ipc: 'container:' is not a namespace of shared memory (write none, private, shareable, host or container:ID)"
 ELSEWHERE = {
     *("driver", "image", "name", "secret", "label", "keep", "hot", "idempotency_key"),
-    *("network_of", "network_alias", "platform"),  # chosen before, said per network, said in the address
+    *("network_of", "network_alias", "ip", "ip6", "platform"),  # chosen before, said per network, said in the address
     *("pull", "pull_idle_timeout", "stop_timeout", "timeout", "prepare_timeout", "sample", "log_limit"),
     *("health_cmd", "health_interval", "health_retries", "health_start_period", "health_probe_timeout"),
     *("no_healthcheck", "health_timeout"),
@@ -36,12 +38,14 @@ EXAMPLES: dict[str, Any] = {
     "publish": ["80"],
     "publish_all": True,
     "hostname": "box",
+    "mac_address": MAC,
     "add_host": ["db:10.0.0.1"],
     "dns": ["10.0.0.1"],
     "dns_search": ["example.org"],
     "dns_option": ["ndots:2"],
     "memory": "64m",
     "memory_reservation": "32m",
+    "memory_swappiness": 0,
     "shm_size": "1m",
     "cpus": 0.5,
     "cpu_shares": 512,
@@ -52,6 +56,13 @@ EXAMPLES: dict[str, Any] = {
     "storage_opt": {"size": "1g"},
     "sysctl": ["net.core.somaxconn=9"],
     "device": ["/dev/fuse"],
+    "gpus": "all",
+    "pid": "host",
+    "ipc": "shareable",
+    "uts": "host",
+    "userns": "host",
+    "cgroupns": "private",
+    "runtime": "runc",
     "group_add": ["7"],
     "cap_add": ["NET_RAW"],
     "cap_drop": ["ALL"],
@@ -66,10 +77,11 @@ EXAMPLES: dict[str, Any] = {
     "entrypoint": "",
     "env": {"A": "b"},
     "interactive": True,
+    "tty": True,
     "stop_signal": "INT",
     "command": ["a", "b c"],
 }
-TOGETHER = {option: value for option, value in EXAMPLES.items() if option != "privileged"}
+TOGETHER = {option: value for option, value in EXAMPLES.items() if option not in ("privileged", "uts")}
 """Those that do not contradict each other."""
 
 
@@ -147,6 +159,34 @@ def test_the_first_network_is_where_it_is_created() -> None:
     said = request(network=["one", "two"], network_alias=["db"])
     assert said["HostConfig"]["NetworkMode"] == "one"
     assert said["NetworkingConfig"] == {"EndpointsConfig": {"one": {"Aliases": ["db"]}}}
+
+
+def test_an_address_is_said_where_its_network_is() -> None:
+    own = request(network="mine", ip="10.9.9.9", ip6="fd00::9", network_alias=["db"])["NetworkingConfig"]
+    addresses = {"IPv4Address": "10.9.9.9", "IPv6Address": "fd00::9"}
+    assert own == {"EndpointsConfig": {"mine": {"Aliases": ["db"], "IPAMConfig": addresses}}}
+    assert (
+        "IPAMConfig" not in request(network="mine", network_alias=["db"])["NetworkingConfig"]["EndpointsConfig"]["mine"]
+    )
+
+
+@pytest.mark.parametrize(("network", "where"), [(None, "default"), ("bridge", "bridge"), ("mine", "mine")])
+def test_newer_engines_take_a_mac_address_where_the_network_is(network: str | None, where: str) -> None:
+    asked = request(network=network, mac_address=MAC, **({"ip": "10.9.9.9"} if network == "mine" else {}))
+    assert fit(asked, "1.43") == asked
+    assert asked["MacAddress"] == MAC
+    found = fit(asked, "1.44")
+    assert "MacAddress" not in found
+    ((name, said),) = found["NetworkingConfig"]["EndpointsConfig"].items()
+    assert (name, said["MacAddress"], "IPAMConfig" in said) == (where, MAC, network == "mine")
+
+
+def test_an_engine_that_knows_no_namespaces_of_control_groups_is_not_asked_for_one() -> None:
+    asked = request(cgroupns="host")
+    assert fit(asked, "1.41") == asked
+    with pytest.raises(DriverError, match=r"--cgroupns needs version 1\.41 of the engine's API"):
+        fit(asked, "1.40")
+    assert fit(request(), "1.40") == request()
 
 
 def test_a_health_check_in_nanoseconds() -> None:
@@ -235,6 +275,28 @@ def test_devices(text: str, found: Device) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("all", Gpus(-1, ())),
+        ("2", Gpus(2, ())),
+        ("device=0", Gpus(0, ("0",))),
+        ("device=0,GPU-3a23c669-1f69", Gpus(0, ("0", "GPU-3a23c669-1f69"))),
+        ('"device=0,1"', Gpus(0, ("0", "1"))),
+        ("device=nvidia.com/gpu=0", Gpus(0, ("nvidia.com/gpu=0",))),
+    ],
+)
+def test_gpus(text: str, found: Gpus) -> None:
+    assert notation.gpus(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "which"), [(2, {"Count": 2}), ("all", {"Count": -1}), ("device=7", {"DeviceIDs": ["7"]})]
+)
+def test_gpus_are_asked_for_as_the_docker_command_does(text: object, which: dict[str, Any]) -> None:
+    assert request(gpus=text)["HostConfig"] == {"DeviceRequests": [{**which, "Capabilities": [["gpu"]]}]}
+
+
+@pytest.mark.parametrize(
     ("name", "named", "joined"),
     [
         *[(None, False, True), ("bridge", False, True), ("none", False, False), ("host", False, False)],
@@ -295,6 +357,28 @@ def test_kinds_of_networks(name: str | None, *, named: bool, joined: bool) -> No
             {"publish_all": True, "network": "host"},
             "--publish-all: contradicts --network host: there is nothing to publish",
         ),
+        ({"network": "a", "ip": "fd00::1"}, "--ip: 'fd00::1' is not an IPv4 address"),
+        ({"network": "a", "ip6": "fe80::1%eth0"}, "--ip6: 'fe80::1%eth0' is not an IPv6 address"),
+        ({"mac_address": "02:42"}, "--mac-address: '02:42' is not a MAC address (write 02:42:ac:11:00:02)"),
+        ({"ip": "10.9.9.9"}, "--ip: needs a --network that somebody has made: the default one gives addresses itself"),
+        (
+            {"network": "host", "mac_address": "02:42:ac:11:00:02"},
+            "--mac-address: contradicts --network host: it has no address of its own there",
+        ),
+        ({"network": ["a", "b"], "ip": "10.9.9.9"}, "--ip: needs one --network: it is an address in that one"),
+        ({"pid": "private"}, "--pid: 'private' is not a namespace of processes (write host or container:ID)"),
+        ({"ipc": "container:"}, IPC),
+        ({"uts": "private"}, "--uts: 'private' is not a namespace of names (write host, or leave it out)"),
+        ({"userns": ""}, "--userns: '' is not a namespace of users (write host, or leave it out)"),
+        ({"cgroupns": "none"}, "--cgroupns: 'none' is not a namespace of control groups (write host or private)"),
+        ({"runtime": "a b"}, "--runtime: 'a b' is not the name of a runtime (write runc)"),
+        ({"gpus": "some"}, "--gpus: 'some' is no choice of GPUs (write all, 2, device=0 or device=0,1)"),
+        ({"memory_swappiness": 101}, "--memory-swappiness: input should be less than or equal to 100"),
+        ({"hostname": "a", "uts": "host"}, "--hostname: contradicts --uts host: the name is the host's"),
+        ({"shm_size": "8m", "ipc": "none"}, "--shm-size: contradicts --ipc none: it has no /dev/shm of its own"),
+        ({"untrusted": True, "ipc": "host"}, "--untrusted: contradicts --ipc host"),
+        ({"untrusted": True, "gpus": 1}, "--untrusted: contradicts --gpus: these are devices of the host"),
+        ({"hot": True, "tty": True}, "--hot: contradicts --tty: the container's input and output carry several calls"),
         ({"hostname": "-a"}, "--hostname: '-a' is not a host's name (at most 63 letters, digits, . -)"),
         ({"hostname": "a" * 64}, f"--hostname: '{'a' * 64}' is not a host's name (at most 63 letters, digits, . -)"),
         ({"add_host": ["db"]}, "--add-host: 'db' is not a host (write NAME:ADDRESS or NAME:host-gateway)"),

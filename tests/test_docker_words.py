@@ -190,6 +190,22 @@ def test_a_multiplexed_stream_arrives_byte_for_byte_however_it_is_cut(
     assert ended == [True]
 
 
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 97))
+def test_the_output_of_a_terminal_is_one_stream_that_is_not_framed(wire: bytes, cut: int) -> None:
+    ours, theirs = socket.socketpair()
+    got: list[tuple[int, bytes]] = []
+    attachment = Attachment(ours, lambda stream, data: got.append((stream, data)), lambda: None, tty=True)
+    for start in range(0, len(wire), cut):
+        theirs.sendall(wire[start : start + cut])
+        assert attachment.ready()
+        assert b"".join(data for _, data in got) == wire[: start + cut]  # nothing is held back
+    theirs.close()
+    assert not attachment.ready()
+    attachment.close()
+    assert {stream for stream, _ in got} == {1}
+    assert all(data for _, data in got)
+
+
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.integers(1, 97))
 def test_chunks_come_apart_however_they_are_cut(pieces: list[bytes], cut: int) -> None:
     """And their end is seen, whatever follows it on the connection."""

@@ -46,6 +46,19 @@ def test_a_pause_and_its_end_are_reported_in_turn_however_often_they_are_asked_f
     container.remove()
 
 
+def test_the_size_of_a_terminal_that_is_not_there_is_nothing(stage: Stage) -> None:
+    container = stage.prepare(STAYS, ear := stage.ear())
+    container.resize(20, 50)
+    container.start()
+    container.resize(20, 50)
+    assert container.inspect().status == "running"
+    container.signal("KILL")
+    ear.until(Died)
+    container.resize(20, 50)
+    container.remove()
+    container.resize(20, 50)
+
+
 def test_what_does_not_run_is_not_paused_and_has_no_processes(stage: Stage) -> None:
     def look(container: Container) -> tuple[object, ...]:
         return container.pause(), container.resume(), container.processes()

@@ -9,10 +9,10 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import driver.docker  # noqa: F401 - loaded while the request is still being read
+import driver.docker  # noqa: F401 - if `lean` could not load it
 from calls.outcome import FAILED, INTERRUPTED, Call, describe, exit_status
 from calls.runner import CallFuture, Runner
 from machine.errors import CallsError
@@ -36,18 +36,26 @@ def main(orders: int, answers: int) -> int:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # under `stty tostop` our output would stop us
     try:
-        return _conduct(order["ledger"], spec, answers if order["detach"] else None, as_json=order["json"])
+        asked_by = answers if order["detach"] else None
+        return _conduct(order["ledger"], spec, asked_by, as_json=order["json"], terminal=order["terminal"])
     except CallsError as error:
         return _complain(str(error))
 
 
-def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bool) -> int:
+def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bool, terminal: bool) -> int:
     progress = _Progress(shown=answers is None and sys.stderr.isatty())
-    output = _PassOn() if answers is None else None
-    with Runner(ledger, tell=progress.show) as runner:
+    with _raw(typed_to=spec.tty and terminal) as make_raw, Runner(ledger, tell=progress.show) as runner:
+        output = _PassOn(make_raw) if answers is None else None
+        sized = _nothing
+        if spec.tty and answers is None:
+            from calls.cli.terminal import follow
+
+            sized = follow(lambda rows, columns: runner.resize(future.id, rows, columns))
 
         def started() -> None:
+            make_raw()
             progress.clear()
+            sized()
             if answers is not None:
                 _go_dark()
                 os.write(answers, f"{future.id}\n".encode())
@@ -68,6 +76,22 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
     return INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@contextlib.contextmanager
+def _raw(*, typed_to: bool) -> Iterator[Callable[[], None]]:
+    """-> what makes our terminal raw, until the end, if the call has one of its own that ours is `typed_to`."""
+    if not typed_to:
+        yield _nothing
+        return
+    from calls.cli.terminal import Modes
+
+    with Modes() as modes:
+        yield modes.make_raw
+
+
 def _describe(runner: Runner, call: Call) -> None:
     from ledger.read import Reader
 
@@ -82,7 +106,15 @@ def _complain(message: str) -> int:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it: the exit status says enough
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{line}{_line_end()}")
+
+
+def _line_end() -> str:
+    if not sys.stderr.isatty():
+        return "\n"
+    from calls.cli.terminal import line_end
+
+    return line_end()
 
 
 def _go_dark() -> None:
@@ -130,8 +162,10 @@ def _try(action: Callable[[], None]) -> None:
 class _PassOn:
     """The call's output becomes ours, byte for byte: the engine's streams 1 and 2 are our descriptors, too."""
 
-    def __init__(self) -> None:
-        self._gone: Callable[[], None] = lambda: None
+    def __init__(self, ready: Callable[[], None]) -> None:
+        """`ready` is called before the first of it is written."""
+        self._ready = ready
+        self._gone: Callable[[], None] = _nothing
         self._broken = False
 
     def when_gone(self, gone: Callable[[], None]) -> None:
@@ -141,6 +175,8 @@ class _PassOn:
             gone()
 
     def __call__(self, stream: int, data: bytes) -> None:
+        self._ready()
+        self._ready = _nothing
         view = memoryview(data)
         try:
             while view and not self._broken:

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from ledger.read import Reader
 
 if TYPE_CHECKING:
     from calls.visit import Visit
-    from driver.protocol import Execution
+    from driver.protocol import Execution, Resize
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--interactive", "-i", is_flag=True, help="Pass standard input on to it.")
+@click.option("--tty", "-t", is_flag=True, help="Give it a terminal; with -i, typed to at ours.")
 @click.option(
     "--env", "-e", multiple=True, metavar="NAME[=VALUE]", help="Set a variable; without a value, as it is here."
 )
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 @takes_ledger
 @click.argument("call", metavar="CALL")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
-def command(ledger: Path, call: str, words: tuple[str, ...], env: tuple[str, ...], **how: Any) -> int:
+def command(ledger: Path, call: str, words: tuple[str, ...], env: tuple[str, ...], *, tty: bool, **how: Any) -> int:
     """Run another command in the container of a call that runs, as docker exec does.
 
     Who ran what, and how it ended, is recorded; its output is not, since it is not the call's. A process of this
@@ -40,6 +42,7 @@ def command(ledger: Path, call: str, words: tuple[str, ...], env: tuple[str, ...
 
     Exit status: the command's own; 126 or 127 when the container has no such command; 125 when it was not run.
     """
+    from calls.cli.terminal import require
     from calls.options import variables
     from calls.visit import visit
     from driver.protocol import Execution
@@ -49,7 +52,9 @@ def command(ledger: Path, call: str, words: tuple[str, ...], env: tuple[str, ...
     for option, spelled in (("user", notation.user), ("workdir", notation.absolute)):
         if how[option]:
             check_text(option, how[option], spelled)
-    wanted = Execution(words, variables(env), **how)
+    wanted = Execution(words, variables(env), **how, terminal=_sized if tty else None)
+    if tty and wanted.interactive:
+        require()
     with Reader(ledger) as reader:
         call_id = must_run(reader, call)
         revive(reader)
@@ -73,8 +78,10 @@ def _execute(found: Visit, wanted: Execution) -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    typed_to = wanted.interactive and wanted.terminal is not None
     try:
-        code = found.container.execute(wanted, _pass_on)
+        with _raw() if typed_to else contextlib.nullcontext():
+            code = found.container.execute(wanted, _pass_on)
     except (KeyboardInterrupt, SystemExit):
         note(error="interrupted: its end was not seen")
         raise
@@ -84,6 +91,23 @@ def _execute(found: Visit, wanted: Execution) -> int:
         raise
     note(code)
     return code
+
+
+def _sized(resize: Resize) -> None:
+    """Its terminal has the size of ours, from now on."""
+    from calls.cli.terminal import follow
+
+    follow(resize)()
+
+
+@contextlib.contextmanager
+def _raw() -> Iterator[None]:
+    """Our terminal is raw."""
+    from calls.cli.terminal import Modes
+
+    with Modes() as modes:
+        modes.make_raw()
+        yield
 
 
 def _pass_on(stream: int, data: bytes) -> None:

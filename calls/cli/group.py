@@ -35,7 +35,7 @@ _COMMANDS = {
     "prune": ("calls.cli.prune", "Remove what old calls have left; a tombstone says what went."),
     "backup": ("calls.cli.backup", "Copy the ledger while it is being written."),
     "salvage": ("calls.cli.salvage", "Write what is good in a damaged ledger into a new one."),
-    "images": ("calls.cli.images", "List the images that calls have used, or remove some."),
+    "images": ("calls.cli.images", "List the images that calls have used; remove or load some."),
     "metrics": ("calls.cli.metrics", "Print or serve what all calls add up to, for Prometheus."),
     "sql": ("calls.cli.sql", "Query the ledger, read-only."),
     "doctor": ("calls.cli.doctor", "Say what works here: engine, samples, totals, ledger, clock, drivers."),

@@ -1,12 +1,15 @@
-"""`calls images`: the images that calls have used, and removing those that are not needed."""
+"""`calls images`: the images that calls have used, removing those that are not needed, and loading some from a file."""
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from driver.docker.images import Images
 
 _T = TypeVar("_T")
+_PIECE = 2**20
 _COLUMNS = (
     Column("IMAGE", lambda row: row["id"].removeprefix("sha256:")[:12]),
     Column("NAMES", lambda row: ", ".join(row["names"] or row["digests"]), fold=True),
@@ -37,16 +41,30 @@ _COLUMNS = (
 @click.option("--limit", metavar="SIZE", help="What all of them may take: 10g.")
 @click.option("--exempt", multiple=True, metavar="IMAGE", help="Never remove that; without a tag: any of that name.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--load", metavar="FILE", help="Load images that docker save has written; - is standard input.")
 @formats
 @takes_ledger
-def command(ledger: Path, form: str, limit: str | None, exempt: tuple[str, ...], *, clean: bool, dry_run: bool) -> int:
-    """List the images that calls of this ledger have used, least recently used first, or remove some of them.
+def command(
+    ledger: Path,
+    form: str,
+    limit: str | None,
+    exempt: tuple[str, ...],
+    load: str | None,
+    *,
+    clean: bool,
+    dry_run: bool,
+) -> int:
+    """List the images that calls of this ledger have used, least recently used first; remove some, or load others.
 
     KEPT says why one is never removed: in use (by a container, or a call that has not ended), exempt, or only here
     (no registry knows it, so nobody could fetch it again). Sizes count a layer in each image that has it.
 
     Exit status: 0, or 1 when an image could not be removed.
     """
+    if load is not None:
+        if clean or dry_run or limit is not None or exempt:
+            raise click.UsageError("--load goes with no other option")
+        return _load(load, form)
     from calls.cleaning import Exempt, surplus, used_images
     from ledger.read import Reader
 
@@ -79,6 +97,38 @@ def _engine() -> Iterator[Images]:
         yield Images(lambda: client)
     finally:
         client.close()
+
+
+def _load(file: str, form: str) -> int:
+    with _opened(file) as source, _engine() as engine, Progress("loading") as progress:
+        names = engine.load(_pieces(file, source, progress))
+    result(form, {"loaded": list(names)}, "\n".join(f"loaded {name}" for name in names))
+    return 0
+
+
+def _opened(file: str) -> BinaryIO:
+    if file == "-" and sys.stdin.isatty():
+        raise UsageError("--load: standard input is a terminal, and no file")
+    try:
+        return Path(file).open("rb") if file != "-" else open(0, "rb", closefd=False)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: str, error: OSError) -> UsageError:
+    return UsageError(f"--load: cannot read {file}: {error.strerror}")
+
+
+def _pieces(file: str, source: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    found = os.fstat(source.fileno())
+    known = found.st_size if stat.S_ISREG(found.st_mode) else None
+    done = 0
+    try:
+        while data := source.read(_PIECE):
+            yield data
+            progress.show(done := done + len(data), known)
+    except OSError as error:
+        raise _unreadable(file, error) from None
 
 
 def _row(image: Image) -> Row:

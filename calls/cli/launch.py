@@ -47,15 +47,13 @@ class Child:
             signal.signal(number, self._pass_on)
         if order["terminal"]:
             signal.signal(signal.SIGINT, lambda *_: None)  # the child reads from it, and is told by it
-        with os.fdopen(self._orders, "w", encoding="ascii") as orders:
-            json.dump(order, orders)
-        with os.fdopen(self._answers, encoding="ascii") as answers:
-            answer = answers.read()
+        elif order["spec"].get("tty"):
+            signal.signal(signal.SIGWINCH, self._pass_on)
+        with _as_it_was(order):
+            answer, status = self._hand_over(order)
         if answer:
             sys.stdout.write(answer)
-            return 0
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        if status < 0:
+        elif status < 0:
             sys.stderr.write("calls: the recording process was killed; another one takes the call over\n")
             from pathlib import Path
 
@@ -64,9 +62,26 @@ class Child:
             summon(Path(order["ledger"]))
         return status if status >= 0 else _FAILED
 
+    def _hand_over(self, order: dict[str, Any]) -> tuple[str, int]:
+        """-> its answer, and if there is none how it ended."""
+        with os.fdopen(self._orders, "w", encoding="ascii") as orders:
+            json.dump(order, orders)
+        with os.fdopen(self._answers, encoding="ascii") as answers:
+            answer = answers.read()
+        return answer, 0 if answer else os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
     def _pass_on(self, number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(self._pid, number)
+
+
+def _as_it_was(order: dict[str, Any]) -> contextlib.AbstractContextManager[object]:
+    """The child makes the terminal raw for a call that has one of its own; it need not live to undo that."""
+    if not (order["terminal"] and order["spec"].get("tty")):
+        return contextlib.nullcontext()
+    from calls.cli.terminal import Modes
+
+    return Modes()
 
 
 child: Child | None = None
@@ -97,6 +112,9 @@ def detached(act: Callable[[int], object]) -> str:
 
 def _conduct(orders: int, answers: int) -> NoReturn:
     def conduct() -> int:
+        from calls.cli.lean import load_client
+
+        load_client()
         from calls.cli.conductor import main
 
         return main(orders, answers)

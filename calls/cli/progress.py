@@ -8,6 +8,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from machine.units import show_size
+
 _EVERY = 0.1
 """Seconds between two looks of the line; writing it costs more than much of the work that it counts."""
 
@@ -34,12 +36,13 @@ class Progress:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-    def show(self, done: int, of: int) -> None:
-        """So much is done, of so much."""
+    def show(self, done: int, of: int | None) -> None:
+        """So much is done, of so much; of bytes it may not be known of how many."""
         if not self._watched or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _EVERY
         width = (os.get_terminal_size(2).columns or 80) - 1  # 0: the terminal does not know
-        sys.stderr.write("\r\x1b[K" + f"{self._what}: {100 * done // max(of, 1)} %"[:width])
+        share = show_size(done) if of is None else f"{100 * done // max(of, 1)} %"
+        sys.stderr.write("\r\x1b[K" + f"{self._what}: {share}"[:width])
         sys.stderr.flush()
         self._dirty = True

@@ -41,6 +41,9 @@ _OPTIONS = (
     _many("--network", "--net", metavar="NETWORK", text="Network: none, bridge, host, or a name; made if missing."),
     _many("--network-of", metavar="A,B,…", text="Join the one of these networks that has the fewest containers."),
     _many("--network-alias", metavar="NAME", text="Another name of the container in its networks."),
+    click.option("--ip", metavar="ADDRESS", help="Its IPv4 address in the network."),
+    click.option("--ip6", metavar="ADDRESS", help="Its IPv6 address in the network."),
+    click.option("--mac-address", metavar="ADDRESS", help="Its MAC address in the network."),
     _many("--publish", "-p", metavar="[[IP:]PORT:]PORT", text="Publish a port; `calls show` tells where."),
     click.option("--publish-all", "-P", is_flag=True, default=None, help="Publish the ports that the image exposes."),
     click.option("--hostname", metavar="NAME", help="The container's own name."),
@@ -50,6 +53,7 @@ _OPTIONS = (
     _many("--dns-option", "--dns-opt", metavar="OPTION", text="An option of the resolver."),
     click.option("--memory", "-m", metavar="SIZE", help="Memory limit, without swap: 64m, 1g."),
     click.option("--memory-reservation", metavar="SIZE", help="What of it to keep when the host runs short."),
+    click.option("--memory-swappiness", metavar="NUMBER", help="How readily the kernel swaps its memory (0 to 100)."),
     click.option("--shm-size", metavar="SIZE", help="Size of /dev/shm (64m)."),
     click.option("--cpus", metavar="NUMBER", help="CPUs, as a fraction: 0.5."),
     click.option("--cpu-shares", "-c", metavar="NUMBER", help="Weight where CPUs are scarce (1024)."),
@@ -61,11 +65,18 @@ _OPTIONS = (
     _many("--storage-opt", metavar="NAME=VALUE", text="For the storage driver: size=10g limits the root file system."),
     _many("--sysctl", metavar="NAME=VALUE", text="A kernel parameter of its own."),
     _many("--device", metavar="PATH[:PATH][:rwm]", text="A device of the host."),
+    click.option("--gpus", metavar="all|NUMBER|device=ID", help="GPUs of the host."),
     _many("--group-add", metavar="GROUP", text="Another group of the user."),
     _many("--cap-add", metavar="CAPABILITY", text="Add a capability of the kernel."),
     _many("--cap-drop", metavar="CAPABILITY", text="Drop a capability, or ALL."),
     _many("--security-opt", metavar="OPTION", text="no-new-privileges, seccomp=FILE, apparmor=PROFILE, label=LABEL."),
     click.option("--privileged", is_flag=True, default=None, help="All that root of the host may do."),
+    click.option("--pid", metavar="MODE", help="Whose processes it sees: host, or container:ID."),
+    click.option("--ipc", metavar="MODE", help="Whose shared memory: none, private, shareable, host, container:ID."),
+    click.option("--uts", metavar="host", help="With the host's own name."),
+    click.option("--userns", metavar="host", help="With the host's user numbers, where the engine maps them."),
+    click.option("--cgroupns", metavar="MODE", help="Which control groups it sees: host, or private."),
+    click.option("--runtime", metavar="NAME", help="The engine's runtime that carries it out."),
     click.option("--untrusted", is_flag=True, default=None, help=_UNTRUSTED),
     click.option("--log-driver", metavar="NAME", help="Where else the engine logs the output: none, syslog, ..."),
     _many("--log-opt", metavar="NAME=VALUE", text="An option of the log driver."),
@@ -73,6 +84,7 @@ _OPTIONS = (
     click.option("--entrypoint", metavar="PATH", help="In place of the image's ENTRYPOINT."),
     click.option("--init", is_flag=True, default=None, help="An init that forwards signals and reaps processes."),
     click.option("--interactive", "-i", is_flag=True, default=None, help="Stream our standard input."),
+    click.option("--tty", "-t", is_flag=True, default=None, help="A terminal of its own; with -i, typed to at ours."),
     click.option("--detach", "-d", is_flag=True, help="Print the id once it runs; go on recording in the background."),
     click.option("--pull", metavar="WHEN", help="missing, always, never, or newer: always, but a local image will do."),
     click.option("--pull-idle-timeout", metavar="DURATION", help="Longest a pull may stand still (2m)."),
@@ -130,6 +142,10 @@ def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool
         raise SpecError("detach", "contradicts --interactive: nobody would be there to type")
     if detach and as_json:
         raise SpecError("json", "contradicts --detach: nobody would be there to read it")
+    if spec.tty and spec.interactive:
+        from calls.cli.terminal import require
+
+        require()
     terminal = spec.interactive and os.isatty(0)
     order = {"ledger": str(ledger), "spec": spec.asked(), "detach": detach, "json": as_json, "terminal": terminal}
     return (launch.child or launch.Child()).carry_out(order)

@@ -6,9 +6,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from docker.utils import version_lt
+
+from machine.errors import DriverError
 from machine.networks import is_named
 from machine.networks import networks as split
 from machine.spec import Spec
+from machine.states import Reason
 from machine.units import size
 
 if TYPE_CHECKING:
@@ -33,9 +37,23 @@ def create_request(spec: Spec, labels: Mapping[str, str], cgroup_parent: str | N
         request["Healthcheck"] = health
     if cgroup_parent:
         request["HostConfig"]["CgroupParent"] = cgroup_parent
-    if spec.network_alias:
+    if spec.network_alias or spec.ip or spec.ip6:
         first = networks(spec)[0]
         request["NetworkingConfig"] = {"EndpointsConfig": {first: endpoint(spec)}} if is_named(first) else {}
+    return request
+
+
+def fit(request: dict[str, Any], version: str) -> dict[str, Any]:
+    """The request as an engine of that API takes it; DriverError for what it would pass over in silence."""
+    if "CgroupnsMode" in request["HostConfig"] and version_lt(version, "1.41"):
+        message = f"--cgroupns needs version 1.41 of the engine's API (Docker 20.10), and this one speaks {version}"
+        raise DriverError(Reason.CREATE_REFUSED, message)
+    if "MacAddress" in request and not version_lt(version, "1.44"):  # there it belongs to a network
+        address, fitting = request["MacAddress"], {name: each for name, each in request.items() if name != "MacAddress"}
+        known = request.get("NetworkingConfig", {}).get("EndpointsConfig", {})
+        network = request["HostConfig"].get("NetworkMode", "default")
+        fitting["NetworkingConfig"] = {"EndpointsConfig": {network: {**known.get(network, {}), "MacAddress": address}}}
+        return fitting
     return request
 
 
@@ -46,7 +64,10 @@ def networks(spec: Spec) -> tuple[str, ...]:
 
 def endpoint(spec: Spec) -> dict[str, Any]:
     """What the container is in a network that has names."""
-    return {"Aliases": list(spec.network_alias)}
+    said: dict[str, Any] = {"Aliases": list(spec.network_alias)}
+    if own := {f"IPv{version}Address": each for version, each in ((4, spec.ip), (6, spec.ip6)) if each}:
+        said["IPAMConfig"] = own
+    return said
 
 
 # What reads the spellings is loaded by the calls that need it: most need none of it.
@@ -127,6 +148,14 @@ def _device(text: str) -> dict[str, Any]:
     return {"PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": permissions}
 
 
+def _gpus(text: str) -> list[dict[str, Any]]:
+    from machine.notation import gpus
+
+    number, devices = gpus(text)
+    which = {"DeviceIDs": list(devices)} if devices else {"Count": number}
+    return [{**which, "Capabilities": [["gpu"]]}]
+
+
 def _each(say: Callable[[str], Any]) -> Callable[[tuple[str, ...]], list[Any]]:
     return lambda texts: [say(text) for text in texts]
 
@@ -142,6 +171,8 @@ CONFIG: dict[str, Said] = {
     "workdir": _as("WorkingDir"),
     "user": _as("User"),
     "hostname": _as("Hostname"),
+    "mac_address": _as("MacAddress"),
+    "tty": _as("Tty"),
     "interactive": lambda _: {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True},
     "stop_signal": _as("StopSignal", _signal),
     "volume": _as("Volumes", lambda texts: {text: {} for text in texts if _is_anonymous(text)}),
@@ -152,6 +183,7 @@ CONFIG: dict[str, Said] = {
 HOST: dict[str, Said] = {
     "memory": lambda limit: {"Memory": limit, "MemorySwap": limit},  # no swap: else the engine allows as much again
     "memory_reservation": _as("MemoryReservation"),
+    "memory_swappiness": _as("MemorySwappiness"),
     "shm_size": _as("ShmSize"),
     "cpus": _as("NanoCpus", lambda cpus: round(cpus * 1e9)),
     "cpu_shares": _as("CpuShares"),
@@ -163,11 +195,18 @@ HOST: dict[str, Said] = {
     "storage_opt": _as("StorageOpt"),
     "sysctl": _as("Sysctls"),
     "device": _as("Devices", _each(_device)),
+    "gpus": _as("DeviceRequests", _gpus),
     "group_add": _as("GroupAdd", list),
     "cap_add": _as("CapAdd", list),
     "cap_drop": _as("CapDrop", list),
     "security_opt": _as("SecurityOpt", list),
     "privileged": _as("Privileged"),
+    "pid": _as("PidMode"),
+    "ipc": _as("IpcMode"),
+    "uts": _as("UTSMode"),
+    "userns": _as("UsernsMode"),
+    "cgroupns": _as("CgroupnsMode"),
+    "runtime": _as("Runtime"),
     "init": _as("Init"),
     "volume": _as("Binds", lambda texts: [_bind(text) for text in texts if not _is_anonymous(text)]),
     "mount": _as("Mounts", _each(_mount)),

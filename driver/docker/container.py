@@ -79,7 +79,7 @@ class DockerContainer:
         self._end_sampling: Callable[[], None] = lambda: None
         self._stream: StatsStream | None = None
         self._totals: Sample | None = None
-        self._output = Output(driver, self._id, watcher)
+        self._output = Output(driver, self._id, watcher, tty=spec.tty)
         self._since = since
         self._whole: bool | None = None  # what `rejoin` said
         self._told: set[tuple[str, int]] = set()
@@ -254,6 +254,11 @@ class DockerContainer:
         from driver.docker.inside import execute
 
         return execute(self._client, self._id, wanted, output)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """By the engine, which knows whether there is a terminal."""
+        with contextlib.suppress(DriverError), speaking(Reason.ENGINE_LOST):
+            self._client.resize(self._id, rows, columns)
 
     def inspect(self) -> Observation:
         """The engine's record."""

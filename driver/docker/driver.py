@@ -15,7 +15,7 @@ import docker
 
 from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
-from driver.docker.config import create_request
+from driver.docker.config import create_request, fit
 from driver.docker.container import DockerContainer
 from driver.docker.door import Measure
 from driver.docker.engine import (
@@ -238,7 +238,7 @@ class DockerDriver:
 
     def request(self, spec: Spec, labels: Mapping[str, str], parent: str | None) -> dict[str, Any]:
         """The request by which a container is created. For drivers that wrap this one: they may change it."""
-        return create_request(spec, labels, parent)
+        return fit(create_request(spec, labels, parent), self.client.api_version)
 
     def _create(
         self, name: str, spec: Spec, labels: Mapping[str, str], parent: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import docker
@@ -76,6 +76,12 @@ class Images:
         from driver.docker.stored import stored
 
         return stored(self._connect())
+
+    def load(self, tar: Iterable[bytes]) -> tuple[str, ...]:
+        """Load what `docker save` has written; -> names or ids. DriverError when it is nothing of the kind."""
+        from driver.docker.stored import load
+
+        return load(self._connect(), tar)
 
     def remove(self, image: Stored) -> None:
         """Remove one. DriverError when something needs it."""

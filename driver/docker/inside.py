@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import time
@@ -21,6 +22,8 @@ from machine.states import Reason
 _USERS, _COMMANDS = ("USER", "UID"), ("COMMAND", "CMD")  # by the titles of the ps of various hosts
 _CPU = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")  # [days-][hours:]minutes:seconds
 _COLUMNS = "pid,ppid,user,time,args"  # for Podman, which else does not take its lines apart
+_SELDOM_TYPED = ",".join(["ctrl-^"] * 16)
+"""In place of Ctrl-P Ctrl-Q, by which an engine lets go of a command, and which it holds back meanwhile."""
 _LOOKS = (0.001, 0.01, 0.05, 0.2)
 """Seconds between two looks at a command that has closed its output: as a rule it ends just then."""
 
@@ -66,18 +69,28 @@ def _seconds(text: str) -> float | None:
 
 def execute(client: docker.APIClient, container: str, wanted: Execution, output: Callable[[int, bytes], None]) -> int:
     """Run a command to its end; -> its exit code. What cannot be executed says so in its output, with 126 or 127."""
+    tty = wanted.terminal is not None
     with speaking(Reason.START_REFUSED):
         made = client.exec_create(
             container,
             list(wanted.command),
             stdin=wanted.interactive,
+            tty=tty,
+            detach_keys=_SELDOM_TYPED if tty else None,
             environment=dict(wanted.env) or None,
             user=wanted.user or "",
             workdir=wanted.workdir,
         )["Id"]
-        raw = client.exec_start(made, socket=True)
-    _pass_on(Attachment(raw, output, lambda: None), raw, interactive=wanted.interactive)
+        raw = client.exec_start(made, tty=tty, socket=True)
+    if wanted.terminal is not None:
+        wanted.terminal(lambda rows, columns: _resize(client, made, rows, columns))
+    _pass_on(Attachment(raw, output, lambda: None, tty=tty), raw, interactive=wanted.interactive)
     return _exit_code(client, made)
+
+
+def _resize(client: docker.APIClient, made: str, rows: int, columns: int) -> None:
+    with contextlib.suppress(DriverError), speaking(Reason.LOST):  # it may have ended
+        client.exec_resize(made, rows, columns)
 
 
 def _pass_on(attachment: Attachment, raw: Any, *, interactive: bool) -> None:

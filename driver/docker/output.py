@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from driver.docker.engine import inspect, is_podman, log
 from driver.docker.errors import speaking, status
-from driver.docker.streams import Attachment, Chunks, Frames, early
+from driver.docker.streams import Attachment, Chunks, early, taker
 from driver.protocol import OutputEnded, OutputResumed, Unwatched, Watcher
 from driver.scarcity import frugal
 from machine.errors import DriverError
@@ -26,17 +26,23 @@ if TYPE_CHECKING:
 _CATCH_UP = 0.5  # seconds in which an engine that has come back logs what was written meanwhile
 _PAUSES = (0.2, 0.5, 1, 2, 5, 10)  # seconds before a log that ended is read again: an engine that restarts
 _PIECE = 64 * 1024
+_NEVER_TYPED = b",".join([b"\xff"] * 16)
+"""In place of Ctrl-P Ctrl-Q, by which an engine lets go of a terminal, and which it holds back meanwhile.
+
+No character of UTF-8 has this byte.
+"""
 
 
 class Output:
     """Connects one container's output with its watcher."""
 
-    def __init__(self, driver: DockerDriver, container: str, watcher: Watcher) -> None:
-        """Not connected yet."""
+    def __init__(self, driver: DockerDriver, container: str, watcher: Watcher, *, tty: bool = False) -> None:
+        """Not connected yet. `tty`: the process has a terminal."""
         self._driver = driver
         self._client = driver.client
         self._container = container
         self._watcher = watcher
+        self._tty = tty
         self._lock = threading.Lock()
         self._attachment: Attachment | None = None
         self._passed: Counter[int] = Counter()  # bytes of each stream
@@ -46,9 +52,11 @@ class Output:
     def attach(self, *, interactive: bool = False) -> None:
         """Pass on what it writes from now on, and our standard input to it."""
         with speaking(Reason.START_REFUSED):
-            params = {"stdin": int(interactive), "stdout": 1, "stderr": 1, "stream": 1}
+            params: dict[str, Any] = {"stdin": int(interactive), "stdout": 1, "stderr": 1, "stream": 1}
+            if self._tty and interactive:
+                params["detachKeys"] = _NEVER_TYPED
             raw = self._client.attach_socket(self._container, params=params)
-        attachment = Attachment(raw, self._pass_on, self._ended)
+        attachment = Attachment(raw, self._pass_on, self._ended, tty=self._tty)
         self._read(attachment, raw)
         if interactive:
             with frugal():
@@ -106,7 +114,8 @@ class Output:
             answer.close()
             return self._ended_early()
         raw = self._client._get_raw_response_socket(answer)  # noqa: SLF001
-        return self._read(Attachment(raw, self._after(self._passed), self._ended_early, Chunks()), raw)
+        follower = Attachment(raw, self._after(self._passed), self._ended_early, Chunks(), tty=self._tty)
+        return self._read(follower, raw)
 
     def _follow_later(self) -> None:
         try:
@@ -115,13 +124,13 @@ class Output:
             self._missing(error)
 
     def _read_rest(self, answer: Any) -> None:
-        frames = Frames(self._after(self._passed))
+        taken = taker(self._after(self._passed), tty=self._tty)
         try:
             with speaking(Reason.LOST):
                 for piece in answer.iter_content(_PIECE):
                     if self._closed:
                         return
-                    frames.feed(piece)
+                    taken.feed(piece)
         except DriverError as error:
             self._missing(error)
         else:

@@ -49,8 +49,26 @@ class Frames:
             self._output(number, b"".join(frames))
 
 
+class Plain:
+    """A terminal's output as it comes: it is one stream, and not framed."""
+
+    def __init__(self, output: Callable[[int, bytes], None]) -> None:
+        """`output` gets (stdout, data)."""
+        self._output = output
+
+    def feed(self, data: bytes) -> None:
+        """Pass it on."""
+        if data:
+            self._output(STDOUT, data)
+
+
+def taker(output: Callable[[int, bytes], None], *, tty: bool) -> Frames | Plain:
+    """What takes the output of a process apart: with a terminal (`tty`) there is nothing to take apart."""
+    return Plain(output) if tty else Frames(output)
+
+
 class Attachment:
-    """A source for the pump: one connection that carries the engine's multiplexed stream."""
+    """A source for the pump: one connection that carries the output of a process."""
 
     def __init__(
         self,
@@ -58,12 +76,17 @@ class Attachment:
         output: Callable[[int, bytes], None],
         ended: Callable[[], None],
         chunks: Chunks | None = None,
+        *,
+        tty: bool = False,
     ) -> None:
-        """`raw` is what docker-py's attach_socket gives; `ended` is called once, at the end. `chunks` if it has any."""
+        """`raw` is what docker-py's attach_socket gives; `ended` is called once, at the end. `chunks` if it has any.
+
+        `tty`: it is the output of a terminal.
+        """
         self._raw = raw  # keeps the response alive, which closes the connection when it is collected
         self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[arg-type]
         self._socket.setblocking(False)
-        self._frames = Frames(output)
+        self._frames = taker(output, tty=tty)
         self._ended = ended
         self._chunks = chunks
         self._lock = threading.Lock()  # OpenSSL does not read and write one connection at the same time

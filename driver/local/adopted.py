@@ -129,6 +129,9 @@ class AdoptedContainer:
         """There is nothing to run it in."""
         raise DriverError(Reason.START_REFUSED, NOTHING_TO_RUN_IN)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """It has no terminal."""
+
     def inspect(self) -> Observation:
         """It runs, or is gone: how it ended nobody knows."""
         if self._removed or not self._lives:

@@ -211,6 +211,9 @@ class LocalContainer:
         """There is nothing to run it in."""
         raise DriverError(Reason.START_REFUSED, NOTHING_TO_RUN_IN)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """It has no terminal."""
+
     def inspect(self) -> Observation:
         """From memory; `gone` once removed, or when the exit code is lost."""
         with self._lock:

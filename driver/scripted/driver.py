@@ -251,6 +251,11 @@ class ScriptedContainer:
         output(facts.STDOUT, said)
         return code
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Noted among the actions, while it lives."""
+        if self.process.lives:
+            self._ask(f"resize {rows}x{columns}")
+
     def inspect(self) -> Observation:
         """The truth, reported or not."""
         self._ask()
