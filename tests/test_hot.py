@@ -287,6 +287,20 @@ def test_a_call_that_was_stopped_takes_its_container_along(
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("options", [{"init": True}, {"user": "1000"}])
+def test_the_signal_is_the_commands_whoever_its_parent_is(runner: calls.Runner, options: dict[str, Any]) -> None:
+    armed = shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done")
+    call = run(runner, armed, timeout="500ms", **options)
+    assert (call.reason, call.exit_code) == ("deadline", 7)
+
+
+@pytest.mark.engine
+def test_words_arrive_as_they_are(runner: calls.Runner) -> None:
+    words = ["", "a\nb", "'\"$x `y`\\", "é", "-n"]
+    assert told(runner, ["printf", "%s|", *words])[0].decode().split("|") == [*words, ""]
+
+
+@pytest.mark.engine
 def test_cancelled_and_killed_are_told_apart(runner: calls.Runner, way: dict[str, bool]) -> None:
     ends = []
     for end in (runner.cancel, runner.kill):
