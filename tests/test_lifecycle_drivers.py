@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from contract import DRIVERS, FAILS, MISSING, NEEDS_ENGINE, STAYS, SUCCEEDS, TALKS, Stage
+from running import until
 
 from calls import direct
 from calls.direct import Session
@@ -89,9 +90,10 @@ def test_what_is_paused_can_be_killed_and_removed(stage: Stage) -> None:
 def test_processes_are_named_and_numbered(stage: Stage) -> None:
     container = stage.prepare(STAYS)
     container.start()
+    commands = {"sleep 600", "scripted"}
+    until(lambda: {each.command for each in container.processes()} <= commands, "the command, which execve sets late")
     (process,) = container.processes()
     assert process.pid > 0
-    assert process.command in {"sleep 600", "scripted"}
     assert process.user
     assert process.cpu_seconds is None or process.cpu_seconds >= 0
     container.pause()
