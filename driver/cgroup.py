@@ -97,8 +97,9 @@ class CgroupMeter:
         return sample and sample._replace(**dict.fromkeys(_GAUGES))
 
     def oom_kills(self) -> int | None:
-        """How many processes of the group and below were killed for memory (version 2; None on version 1)."""
-        return _field(_read(f"{self._folders.get('memory', '')}/memory.events"), "oom_kill")
+        """How many processes were killed for memory: of the group and below, on version 1 of the group alone."""
+        folder = self._folders.get("memory", "")
+        return _field(_read(f"{folder}/memory.events") or _read(f"{folder}/memory.oom_control"), "oom_kill")
 
     def close(self) -> None:
         """Close what is kept open."""

@@ -33,6 +33,7 @@ PATIENCE = 10
 """Seconds without an answer."""
 _SUBSCRIBE_SECONDS = 10
 SIGKILL_EXIT = 137
+_LOOKS = (0, 0.05, 0.2)  # seconds before each
 _SPOILS = ("oom", "die", "kill", "stop", "destroy", "remove")
 
 
@@ -112,11 +113,17 @@ class HotCall(DockerContainer):
         return self._beginning.engine_at if self._beginning else self._engine_at
 
     def _ran_out(self) -> bool:
-        """Whether the engine has it that memory ran out: it never did before, or the container would be gone."""
-        around = look(self._client, self._id)
-        out = around is not None and bool(around["State"].get("OOMKilled"))
-        self._spoiled |= out
-        return out
+        """Whether the engine has it that memory ran out: it never did before, or the container would be gone.
+
+        It hears of that beside the end, and a moment later.
+        """
+        for pause in _LOOKS:
+            time.sleep(pause)
+            around = look(self._client, self._id)
+            if around is not None and around["State"].get("OOMKilled"):
+                self._spoiled = True
+                return True
+        return False
 
     # Samples: of the container, which is the call's alone just now, from the call's beginning on.
 
