@@ -130,6 +130,7 @@ def world(ledger: Path, *, left: int = 0, live_restore: bool = False, **options:
         patch.setenv("DOCKER_HOST", engine.url)
         with calls.Runner(ledger, **options) as runner:
             yield World(engine, runner, ledger)
+            runner.cancel_all()  # of a test that failed; else nobody is left
         assert invariants(ledger)
         assert len(engine.boxes) == left, [box.name for box in engine.boxes.values()]
         until(lambda: len(set(threading.enumerate()) - threads) == 1, "the end of all threads but the engine's")

@@ -230,7 +230,7 @@ def test_health_failures_that_do_not_count(real: contract.Stage, failures: int, 
 
 def test_health_check_process_killed(real: contract.Stage) -> None:
     """A probe that takes too long is a failure, and says so."""
-    options = {"health_probe_timeout": "50ms", "health_retries": 1, "stop_timeout": 0, "health_interval": "50ms"}
+    options = {"health_probe_timeout": "500ms", "health_retries": 1, "stop_timeout": 0, "health_interval": "50ms"}
     call = session(real, *contract.STAYS, health_cmd="sleep 60", **options)
     call.start()
     ended = call.wait()
