@@ -56,6 +56,16 @@ class Runner:
 
     Thread-safe. Raises UsageError for a wrong option and LedgerError for an unusable ledger, both before
     anything is done; how a call ended is a state, never an exception.
+
+    At most `max_calls` are carried out at once, and with `memory` (bytes, or "4g") or `cpus` no more than what
+    fits into these together by its own limits. The others wait, first come, first served: see `calls.admission`.
+    With an `image_limit` (bytes, or "10g") images that calls have used are removed after calls, least recently
+    used first, but those in `image_exempt`, in use, or known to no registry: see `calls.cleaning`.
+    `pool` is how many network namespaces are kept ready, of `pool_networks` in turn, each by a container of
+    `pool_image`; calls that want one of these networks, and nothing of it for themselves, join one. With
+    `pool_once` a namespace serves one call only.
+    `metrics_port` is where figures for Prometheus are served, [ADDRESS:]PORT, at `metrics_url` (0: any free port).
+    With `recover`, calls in the ledger whose runner is gone are settled, in a process of its own.
     """
 
     def __init__(
@@ -77,28 +87,12 @@ class Runner:
         pool_once: bool = False,
         pool_image: str = "busybox",
     ) -> None:
-        """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones.
-
-        At most `max_calls` are carried out at once, and with `memory` (bytes, or "4g") or `cpus` no more than what
-        fits into these together by its own limits. The others wait, first come, first served: see `calls.admission`.
-        With an `image_limit` (bytes, or "10g") images that calls have used are removed after calls, least recently
-        used first, but those in `image_exempt`, in use, or known to no registry: see `calls.cleaning`.
-        `pool` is how many network namespaces are kept ready, of `pool_networks` in turn, each by a container of
-        `pool_image`; calls that want one of these networks, and nothing of it for themselves, join one. With
-        `pool_once` a namespace serves one call only.
-        `metrics_port` is where figures for Prometheus are served, [ADDRESS:]PORT, at `metrics_url` (0: any free port).
-        With `recover`, calls in the ledger whose runner is gone are settled, in a process of its own.
-        """
+        """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones."""
         self.clock = clock or SystemClock()
         self.admission = Admission(max_calls, memory, cpus, self.clock.monotonic)
         self._figures: RunnerFigures | None = None
         self._endpoint: Endpoint | None = None
-        where = None
-        if metrics_port is not None:
-            from calls.metrics import RunnerFigures, place
-
-            where = place(metrics_port, "metrics_port")
-            self._figures = RunnerFigures(self.admission.counts)
+        where = None if metrics_port is None else self._figure(metrics_port)
         warm = None
         if pool:
             from driver.docker.warm import planned
@@ -106,9 +100,7 @@ class Runner:
             warm = planned(pool, pool_networks, once=pool_once, image=pool_image)
         self._pid = os.getpid()
         self.tell = tell
-        if image_limit is None and image_exempt:
-            raise UsageError("image_exempt: needs an image_limit")
-        self._cleaner = None if image_limit is None else self._clean_images(image_limit, image_exempt)
+        self._cleaner = self._clean_images(image_limit, image_exempt)
         self.roster = Roster(self.clock)
         self._lock = threading.Lock()
         self.id = new_id()
@@ -137,6 +129,14 @@ class Runner:
         """Where figures are served; None without a `metrics_port`."""
         return None if self._endpoint is None else self._endpoint.url
 
+    def _figure(self, port: int | str) -> tuple[str, int]:
+        """Begin to count; -> where the figures are to be served."""
+        from calls.metrics import RunnerFigures, place
+
+        where = place(port, "metrics_port")
+        self._figures = RunnerFigures(self.admission.counts)
+        return where
+
     def _serve(self, where: tuple[str, int]) -> None:
         from calls.metrics import Endpoint, LedgerFigures
 
@@ -163,7 +163,11 @@ class Runner:
             if orphans(unsettled, self.clock.wall()):
                 summon(self.ledger.path)
 
-    def _clean_images(self, limit: str | int, exempt: Iterable[str]) -> Cleaner:
+    def _clean_images(self, limit: str | int | None, exempt: Iterable[str]) -> Cleaner | None:
+        if limit is None:
+            if exempt:
+                raise UsageError("image_exempt: needs an image_limit")
+            return None
         from calls.cleaning import Cleaner
 
         def images() -> Images:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from calls.clock import SystemClock
 from calls.runner import Runner
 from calls.takeover import trace
-from driver.protocol import Container, Fact
+from driver.deaf import Deaf
+from driver.protocol import Container
 from ledger.read import Reader
 from machine import facts
 from machine.errors import NotRunningError, RefusedError
@@ -47,36 +47,10 @@ def visit(reader: Reader, call: str, call_id: int) -> Iterator[Visit]:
     """Find the container of a call that runs. NotRunningError when it is gone."""
     past = History(reader.log(call_id))
     with Runner(reader.path, recover=False) as runner:
-        container = runner.driver(past.spec.driver).recover(past.uid, past.spec, _Deaf(), trace(past))
+        container = runner.driver(past.spec.driver).recover(past.uid, past.spec, Deaf(), trace(past))
         if container is None:
             raise NotRunningError(f"{call}: its container is gone")
         try:
             yield Visit(call, call_id, container, past, runner)
         finally:
             container.close()
-
-
-class _Deaf:
-    """A `driver.protocol.Watcher` that has nothing to hear: its container was not joined."""
-
-    def fact(self, fact: Fact) -> None:
-        """See `Watcher`."""
-
-    def output(self, stream: int, data: bytes) -> None:
-        """See `Watcher`."""
-
-    def pulled(self, image: str, seconds: float, fallback: str | None) -> None:
-        """See `Watcher`."""
-
-    def pull_progressed(self, image: str, current: int, total: int) -> None:
-        """See `Watcher`."""
-
-    def credentials(self, registry: str) -> Mapping[str, Any] | None:
-        """See `Watcher`."""
-
-    def progress(self, text: str) -> None:
-        """See `Watcher`."""
-
-    def given_up(self) -> bool:
-        """See `Watcher`."""
-        return False

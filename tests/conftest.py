@@ -114,3 +114,11 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     subprocess.run(["umount", "-l", str(place)], capture_output=True, check=False)
+
+
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """None but those that the test gives: in a folder of its own, `docker`."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    for variable in ("DOCKER_AUTH_CONFIG", "DOCKER_AUTH"):
+        monkeypatch.delenv(variable, raising=False)

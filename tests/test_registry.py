@@ -17,17 +17,10 @@ import calls
 from calls.conduct import Auth
 from ledger.read import Reader
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("no_credentials")]
 
 NONE = {"network": "none"}
 RIGHT, WRONG = {"username": USER, "password": PASSWORD}, {"username": USER, "password": "Not-" + PASSWORD}
-
-
-@pytest.fixture(autouse=True)
-def no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    for variable in ("DOCKER_AUTH_CONFIG", "DOCKER_AUTH"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture

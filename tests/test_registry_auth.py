@@ -19,6 +19,8 @@ from machine.states import Reason
 HUB = "docker.io"
 Config = Callable[[dict[str, Any]], Path]
 
+pytestmark = pytest.mark.usefixtures("no_credentials")
+
 
 def coded(user: str, password: str) -> dict[str, str]:
     return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
@@ -26,13 +28,6 @@ def coded(user: str, password: str) -> dict[str, str]:
 
 def password(found: Credentials) -> str | None:
     return dict(found.fields).get("password")
-
-
-@pytest.fixture(autouse=True)
-def no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    for variable in ("DOCKER_AUTH_CONFIG", "DOCKER_AUTH"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import driver.docker  # noqa: F401 - if `lean` could not load it
+from calls.cli.passing import write
 from calls.outcome import FAILED, INTERRUPTED, Call, describe, exit_status
 from calls.runner import CallFuture, Runner
 from machine.errors import CallsError
@@ -180,20 +180,10 @@ class _PassOn:
         view = memoryview(data)
         try:
             while view and not self._broken:
-                view = view[_write(stream, view) :]
+                view = view[write(stream, view) :]
         except OSError:
             self._broken = True
             self._gone()
-
-
-def _write(stream: int, data: memoryview) -> int:
-    try:
-        return os.write(stream, data)
-    except BlockingIOError:  # a terminal or pipe that somebody, sharing it with us, has made non-blocking
-        poll = select.poll()
-        poll.register(stream, select.POLLOUT)
-        poll.poll()
-        return 0
 
 
 class _Progress:

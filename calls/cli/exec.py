@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ import click
 
 from calls.cli.answers import must_run
 from calls.cli.common import revive, takes_ledger
+from calls.cli.passing import write
 from ledger.read import Reader
 
 if TYPE_CHECKING:
@@ -64,6 +62,7 @@ def command(ledger: Path, call: str, words: tuple[str, ...], env: tuple[str, ...
 
 def _execute(found: Visit, wanted: Execution) -> int:
     """Run it and record it; -> its exit code. What breaks it off is recorded as well."""
+    from calls.cli.terminal import raw
     from calls.identity import requester
     from machine.errors import DriverError, UnknownOutcomeError
     from machine.facts import Executed
@@ -80,7 +79,7 @@ def _execute(found: Visit, wanted: Execution) -> int:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     typed_to = wanted.interactive and wanted.terminal is not None
     try:
-        with _raw() if typed_to else contextlib.nullcontext():
+        with raw() if typed_to else contextlib.nullcontext():
             code = found.container.execute(wanted, _pass_on)
     except (KeyboardInterrupt, SystemExit):
         note(error="interrupted: its end was not seen")
@@ -100,23 +99,8 @@ def _sized(resize: Resize) -> None:
     follow(resize)()
 
 
-@contextlib.contextmanager
-def _raw() -> Iterator[None]:
-    """Our terminal is raw."""
-    from calls.cli.terminal import Modes
-
-    with Modes() as modes:
-        modes.make_raw()
-        yield
-
-
 def _pass_on(stream: int, data: bytes) -> None:
-    """The command's output becomes ours, byte for byte: the streams 1 and 2 are our descriptors, too."""
+    """The command's output becomes ours, byte for byte."""
     view = memoryview(data)
     while view:
-        with contextlib.suppress(BlockingIOError):  # whoever shares it with us has made it non-blocking
-            view = view[os.write(stream, view) :]
-            continue
-        poll = select.poll()
-        poll.register(stream, select.POLLOUT)
-        poll.poll()
+        view = view[write(stream, view) :]

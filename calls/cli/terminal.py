@@ -10,7 +10,7 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +46,14 @@ class Modes:
         """What is typed goes to the process as it is, Ctrl-C too, and what that writes to the terminal as well."""
         with contextlib.suppress(termios.error):
             tty.setraw(0, termios.TCSANOW)
+
+
+@contextlib.contextmanager
+def raw() -> Iterator[None]:
+    """Our terminal is raw, and afterwards as it was."""
+    with Modes() as modes:
+        modes.make_raw()
+        yield
 
 
 def line_end() -> str:

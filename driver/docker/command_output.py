@@ -31,12 +31,11 @@ class CommandOutput:
         self.over_at: int | None = None
         """Since when no more of it comes, ns."""
 
-    def connect(self, raw: Any, *, interactive: bool) -> None:
+    def connect(self, raw: Any) -> None:
         """Read it from the connection that the engine has answered with, and send our standard input there."""
         attachment = Attachment(raw, self._take, self._end)
         with frugal():
-            if interactive:
-                attachment.feed()
+            attachment.feed()
             begun = early(raw)
             if not begun or attachment.take(begun):
                 self._attachment = attachment

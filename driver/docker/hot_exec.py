@@ -51,13 +51,12 @@ class ExecutedCall(HotCall):
         return Beginning(self._engine_at or asked_at, pid)
 
     def _ask(self, words: list[str]) -> None:
-        client, interactive = self._client, self._spec.interactive
-        self._asked = True
         with speaking(Reason.START_REFUSED):
-            self._exec = client.exec_create(self._id, words, stdin=interactive)["Id"]
-            raw = client.exec_start(self._exec, socket=True)
+            self._exec = self._client.exec_create(self._id, words, stdin=True)["Id"]
+            self._asked = True
+            raw = self._client.exec_start(self._exec, socket=True)
         try:
-            self._words.connect(raw, interactive=interactive)
+            self._words.connect(raw)
         except DriverError as error:  # it may run by now, and nobody could say that it never did
             raise UnknownOutcomeError(error.reason, f"the command may have started: {error}") from error
 

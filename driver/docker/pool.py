@@ -12,17 +12,18 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driver.cgroup import network
+from driver.deaf import Deaf
 from driver.docker.container import DockerContainer
 from driver.docker.engine import look, remove
 from driver.docker.errors import speaking
 from driver.docker.warm import Warm
-from driver.protocol import LABEL, Beginning, Fact, Labels, Meter, Preparation, Watcher
+from driver.protocol import LABEL, Beginning, Labels, Meter, Preparation, Watcher
 from driver.since import NETWORK, MeterSince
 from machine.errors import DriverError
 from machine.samples import Sample
@@ -239,29 +240,11 @@ class PooledContainer(DockerContainer):
             way(self._holder)
 
 
-class _Nobody:
-    """The `Watcher` of a holder: nobody waits for its image but the pool."""
+class _Nobody(Deaf):
+    """The watcher of a holder: nobody waits for its image but the pool."""
 
     def __init__(self, closing: threading.Event) -> None:
         self._closing = closing
-
-    def fact(self, fact: Fact) -> None:
-        """Nothing happens to a holder that matters before it is lent."""
-
-    def output(self, stream: int, data: bytes) -> None:
-        """It has none."""
-
-    def pulled(self, image: str, seconds: float, fallback: str | None) -> None:
-        """No call's image."""
-
-    def pull_progressed(self, image: str, current: int, total: int) -> None:
-        """No call's image."""
-
-    def credentials(self, registry: str) -> Mapping[str, Any] | None:
-        """Those of the user."""
-
-    def progress(self, text: str) -> None:
-        """Nobody waits."""
 
     def given_up(self) -> bool:
         """When the pool is closed."""

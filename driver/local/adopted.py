@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from driver.local import search
-from driver.local.family import NOTHING_TO_RUN_IN, await_turn, family, stopped
+from driver.local.family import NOTHING_TO_RUN_IN, family, stopped, turn
 from driver.local.meter import ProcessMeter
 from driver.protocol import (
     Beginning,
@@ -112,14 +112,10 @@ class AdoptedContainer:
         return self._turn("CONT", Thawed)
 
     def _turn(self, name: str, kind: type[Froze | Thawed]) -> bool:
-        stops, pid = kind is Froze, self._found.pid
-        if self._lives and stopped(pid) is stops:
-            return True
-        if not self.signal(name):
-            return False
-        await_turn(pid, stops=stops)
-        self._watcher.fact(kind(self._driver.now()))
-        return True
+        def turned() -> None:
+            self._watcher.fact(kind(self._driver.now()))
+
+        return self._lives and turn(self._found.pid, lambda: self.signal(name), turned, stops=kind is Froze)
 
     def processes(self) -> list[Process]:
         """The process and its descendants."""

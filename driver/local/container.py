@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from driver import protocol as facts
 from driver.local import search
-from driver.local.family import NOTHING_TO_RUN_IN, await_turn, family, stopped
+from driver.local.family import NOTHING_TO_RUN_IN, family, stopped, turn
 from driver.local.meter import ProcessMeter, own_peak, totals
 from driver.local.streams import Stream, feed
 from driver.protocol import Beginning, Execution, Observation, Preparation, Process, Sampling, Sink, Watcher
@@ -188,16 +188,11 @@ class LocalContainer:
         return self._turn("CONT", facts.Thawed)
 
     def _turn(self, name: str, kind: type[facts.Froze | facts.Thawed]) -> bool:
-        stops = kind is facts.Froze
-        if (pid := self._alive()) is None:
-            return False
-        if stopped(pid) is stops:
-            return True
-        if not self.signal(name):
-            return False
-        await_turn(pid, stops=stops)
-        self._watcher.fact(kind(self._driver.now()))
-        return True
+        def turned() -> None:
+            self._watcher.fact(kind(self._driver.now()))
+
+        pid, stops = self._alive(), kind is facts.Froze
+        return pid is not None and turn(pid, lambda: self.signal(name), turned, stops=stops)
 
     def _alive(self) -> int | None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,19 @@ def _read(path: str) -> str:
         return ""
 
 
-def await_turn(pid: int, *, stops: bool) -> None:
-    """Wait until a process has stopped, or goes on; not for ever, since one that waits for a disk does neither."""
+def turn(pid: int, signal: Callable[[], bool], turned: Callable[[], None], *, stops: bool) -> bool:
+    """Have a process stop, or go on, by `signal`; False when it has ended. `turned` is called if it was not so yet."""
+    if stopped(pid) is stops:
+        return True
+    if not signal():
+        return False
+    _await(pid, stops=stops)
+    turned()
+    return True
+
+
+def _await(pid: int, *, stops: bool) -> None:
+    # Not for ever: one that waits for a disk does neither.
     for _ in range(_LOOKS):
         if stopped(pid) is stops:
             return
