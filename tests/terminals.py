@@ -58,6 +58,17 @@ class Terminal(NamedTuple):
         assert termios.tcgetattr(self.theirs) == before
 
 
+def screen(ours: int) -> bytes:
+    """All that comes to the screen until nobody has the terminal any more: the kernel may hand it over in pieces."""
+    shown = b""
+    try:
+        while data := os.read(ours, 65536):
+            shown += data
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    return shown
+
+
 @contextmanager
 def opened() -> Iterator[Terminal]:
     """One of 33 rows and 99 columns."""

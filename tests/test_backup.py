@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from chain import breaks
 from ledgers import COMMAND, START, Call, said, small
 from running import until
+from terminals import screen
 
 from ledger import backup as backups
 from ledger.backup import Copy, backup, whole
@@ -268,13 +270,10 @@ def test_it_says_what_it_copied(ledger: Path, copy: Path) -> None:
 
 
 def test_on_a_terminal_it_shows_how_far_it_is_and_cleans_up_after_itself(ledger: Path, copy: Path) -> None:
-    import pty
-
-    control, terminal = pty.openpty()
+    ours, theirs = pty.openpty()
     words = [*COMMAND, "--ledger", str(ledger), "backup", str(copy)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=terminal, timeout=60, check=True)
-    os.close(terminal)
-    shown = os.read(control, 4096)
-    os.close(control)
-    assert shown == b"\r\x1b[Kcopying: 100 %\r\x1b[K"
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True)
+    os.close(theirs)
+    assert screen(ours) == b"\r\x1b[Kcopying: 100 %\r\x1b[K"
+    os.close(ours)
     assert done.stdout.startswith(str(copy).encode())

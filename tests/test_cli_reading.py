@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import COMMAND, Call, Said, uid
+from terminals import screen
 
 from ledger.ledger import Ledger
 from machine.states import Kind, Reason, State
@@ -234,13 +235,7 @@ def on_terminal(words: list[str], environment: dict[str, str]) -> str:
     ours, theirs = pty.openpty()
     with subprocess.Popen(words, stdout=theirs, env=os.environ | environment) as process:
         os.close(theirs)
-        printed = b""
-        try:
-            while data := os.read(ours, 65536):
-                printed += data
-        except OSError:  # how Linux says that the other side is closed
-            pass
-        finally:
-            os.close(ours)
+        printed = screen(ours)
+    os.close(ours)
     assert process.returncode == 0
     return printed.decode()

@@ -86,7 +86,7 @@ def test_nothing_is_added_on_a_terminal() -> None:
     with terminal() as (ours, theirs):
         assert subprocess.run([*running.COMMAND, *RUN, IMAGE, "true"], stderr=theirs, check=False).returncode == 0
         os.write(theirs, b"nothing else")
-        assert os.read(ours, 1000) == b"nothing else"
+        assert hear(ours, b"nothing else") == b"nothing else"
 
 
 @pytest.mark.parametrize("options", [(), ("-i",)])
