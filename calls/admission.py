@@ -114,6 +114,11 @@ class Admission:
         with self._changed:
             return self._open - len(self._waiting), len(self._waiting)
 
+    def room(self) -> int | None:
+        """How many bytes of memory those who are in leave of the budget; None without one."""
+        with self._changed:
+            return self._free["memory"]
+
     # With the lock held.
 
     def _admit(self) -> list[Ticket]:

@@ -1,4 +1,4 @@
-"""Keeping the images that calls use within a size: the least recently used go first.
+"""Which images go for those that calls use to keep within a size: the least recently used first.
 
 Only images that calls of this ledger have used are counted, and of them those are kept that are in use (by a
 container, whosever, or by a call that has not ended), that are exempt, or that no registry knows: they could not be
@@ -7,22 +7,14 @@ fetched again.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from machine.errors import CallsError, DriverError, UsageError
 from machine.reference import Reference, is_id, parse
-from machine.units import show_size, size
 
 if TYPE_CHECKING:
-    from driver.docker.images import Images
     from driver.docker.stored import Stored
     from ledger.images import Use
-
-PAUSE = 10.0
-"""Seconds between two passes, at least: each reads the whole list of calls."""
 
 
 class Image(NamedTuple):
@@ -109,79 +101,6 @@ def _kept(image: Stored, exempt: Exempt, *, live: bool) -> str | None:
     if exempt.covers(image):
         return "exempt"
     return None if image.digests else "only here"
-
-
-class Cleaner:
-    """Cleans up in the background whenever it is nudged, in a thread of its own."""
-
-    def __init__(
-        self,
-        images: Callable[[], Images],
-        uses: Callable[[], list[Use]],
-        limit: str | int,
-        exempt: Iterable[str],
-        tell: Callable[[str, bool], None],
-    ) -> None:
-        """`images` of the engine and their `uses` are asked for at each pass.
-
-        UsageError for a `limit` that is no size, or a name that is none.
-        """
-        try:
-            self._limit = size(limit)
-        except ValueError as error:
-            raise UsageError(f"image_limit: {error}") from None
-        try:
-            self._exempt = Exempt((exempt,) if isinstance(exempt, str) else exempt)
-        except ValueError as error:
-            raise UsageError(f"image_exempt: {error}") from None
-        self._images, self._uses, self._tell = images, uses, tell
-        self._due = False
-        self._wanted, self._closing = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def nudge(self) -> None:
-        """There may be too much now, or something may go that was in use."""
-        with self._lock, contextlib.suppress(RuntimeError):  # no thread to be had: the next call nudges again
-            if self._thread is None:
-                thread = threading.Thread(target=self._work, name="cleaner", daemon=True)
-                thread.start()
-                self._thread = thread
-        self._due = True
-        self._wanted.set()
-
-    def close(self) -> None:
-        """Do what is still to be done, and end. Idempotent."""
-        self._closing.set()
-        self._wanted.set()
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _work(self) -> None:
-        while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            if self._due:
-                self._due = False
-                self._pass()
-            if self._closing.is_set():
-                return
-            self._closing.wait(PAUSE)
-
-    def _pass(self) -> None:
-        try:
-            images = self._images()
-            for image in surplus(used_images(images.stored(), self._uses(), self._exempt), self._limit):
-                try:
-                    images.remove(image.stored)
-                except DriverError as error:
-                    self._tell(f"warning: an image stays: {error}", True)
-                else:
-                    self._tell(f"removed image {title(image.stored)} ({show_size(image.stored.size)})", False)
-        except CallsError as error:
-            self._tell(f"warning: images are not cleaned up: {error}", True)
 
 
 def title(image: Stored) -> str:

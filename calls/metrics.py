@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ledger.tally import PULLS, STATES, Buckets, Tally
 from machine.errors import CallsError, UsageError
 from machine.facts import Unseen
 from machine.states import REASONS
+
+if TYPE_CHECKING:
+    from calls.cleaner import Cleaner
+    from calls.runner import Runner
+    from driver.standing import Standing
 
 try:
     from prometheus_client import CollectorRegistry, generate_latest
@@ -76,11 +81,11 @@ def _of(tally: Tally) -> Iterator[Metric]:
 
 
 class RunnerFigures(Collector):
-    """What a runner is doing: its calls, and its requests to the engine."""
+    """What a runner is doing: its calls, its requests to the engine, and what it keeps ready."""
 
-    def __init__(self, counts: Callable[[], tuple[int, int]]) -> None:
-        """`counts` says how many calls are under way, and how many wait."""
-        self._counts = counts
+    def __init__(self, runner: Runner) -> None:
+        """Nothing is measured yet."""
+        self._runner = runner
         self._lock = threading.Lock()
         self._requests: defaultdict[tuple[str, ...], Buckets] = defaultdict(partial(Buckets, _ANSWERS))
 
@@ -91,12 +96,60 @@ class RunnerFigures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Now."""
-        under_way, waiting = self._counts()
+        under_way, waiting = self._runner.admission.counts()
         phases = {("under-way",): under_way, ("waiting",): waiting}
         yield _gauge("runner_calls", "Calls of this runner: carried out, or waiting for room.", phases, "phase")
         text = "Time until the engine's answer began, by what was asked and what came of it."
         with self._lock:
             yield _histogram("engine_request_seconds", text, self._requests, "operation", "outcome")
+        yield from _ready(self._runner.standing())
+        if self._runner.cleaner is not None:
+            yield from _kept(self._runner.cleaner)
+
+
+def _ready(standing: Standing) -> Iterator[Metric]:
+    hot = {(state,): standing.hot[state] for state in ("busy", "idle", "paused")}
+    yield _gauge("hot_containers", "Containers that stay for several calls.", hot, "state")
+    yield _counter("hot_evictions", "Hot containers that had to make room for a call.", {(): standing.evicted})
+    holders = {(state,): standing.holders[state] for state in ("free", "lent")}
+    yield _gauge("pool_holders", "Network namespaces that are kept ready for calls.", holders, "state")
+    heard = {(action,): count for action, count in standing.events.items()}
+    yield _counter("engine_events", "Events of the engine that calls were told of.", heard, "action")
+
+
+def _kept(cleaner: Cleaner) -> Iterator[Metric]:
+    found = cleaner.cleaned
+    states = ("idle", "in use", "exempt", "only here")
+    numbers, sizes = ({(state.replace(" ", "-"),): each[state] for state in states} for each in found[:2])
+    yield _gauge("used_images", "Images that calls have used, by why they are kept.", numbers, "state")
+    yield _gauge("used_images_bytes", "What they take, layers that they share counted for each.", sizes, "state")
+    yield _gauge("used_images_limit_bytes", "What they may take.", {(): cleaner.limit})
+    yield _counter("removed_images", "Images that were removed to keep within the limit.", {(): found.removed})
+
+
+class Exporter:
+    """Serves the figures of a runner and of its ledger."""
+
+    def __init__(self, runner: Runner, port: int | str) -> None:
+        """Begins to count. UsageError when `port` is no place to listen at."""
+        self._where = place(port, "metrics_port")
+        self._runner, self._figures = runner, RunnerFigures(runner)
+        self._endpoint: Endpoint | None = None
+        self.measure = self._figures.measure
+
+    def serve(self) -> None:
+        """Begin to answer. UsageError when nobody can listen there."""
+        self._endpoint = Endpoint(self._where, "metrics_port", LedgerFigures(self._runner.ledger.path), self._figures)
+
+    @property
+    def url(self) -> str | None:
+        """Where; None before it answers."""
+        return None if self._endpoint is None else self._endpoint.url
+
+    def close(self) -> None:
+        """Answer nobody any more. Idempotent."""
+        if self._endpoint is not None:
+            self._endpoint.close()
 
 
 class Endpoint:

@@ -24,6 +24,7 @@ from driver import registry
 from driver.protocol import Driver, Labels
 from driver.pump import Pump
 from driver.sampler import Sampler
+from driver.standing import Standing, together
 from ledger.ledger import Ledger
 from machine import facts
 from machine.errors import RefusedError, SpecError, UsageError
@@ -32,10 +33,8 @@ from machine.spec import Spec
 from machine.verdict import Verdict
 
 if TYPE_CHECKING:
-    from calls.cleaning import Cleaner
-    from calls.metrics import Endpoint, RunnerFigures
-    from driver.docker.images import Images
-    from ledger.images import Use
+    from calls.cleaner import Cleaner
+    from calls.metrics import Exporter
 
 MAX_CALLS = 256
 
@@ -90,9 +89,7 @@ class Runner:
         """`ledger`: the file (default: CALLS_LEDGER, else by XDG). `drivers` add to or replace the built-in ones."""
         self.clock = clock or SystemClock()
         self.admission = Admission(max_calls, memory, cpus, self.clock.monotonic)
-        self._figures: RunnerFigures | None = None
-        self._endpoint: Endpoint | None = None
-        where = None if metrics_port is None else self._figure(metrics_port)
+        self._exporter = None if metrics_port is None else self._export(metrics_port)
         warm = None
         if pool:
             from driver.docker.warm import planned
@@ -100,7 +97,7 @@ class Runner:
             warm = planned(pool, pool_networks, once=pool_once, image=pool_image)
         self._pid = os.getpid()
         self.tell = tell
-        self._cleaner = self._clean_images(image_limit, image_exempt)
+        self.cleaner = self._clean_images(image_limit, image_exempt)
         self.roster = Roster(self.clock)
         self._lock = threading.Lock()
         self.id = new_id()
@@ -114,42 +111,38 @@ class Runner:
         if warm is not None and "docker" not in self._drivers:
             from driver.docker import DockerDriver
 
-            self._drivers["docker"] = self._measured(DockerDriver(self._pump, self._labels, warm, self._warn))
+            self._drivers["docker"] = self._attended(DockerDriver(self._pump, self._labels, warm, self._warn))
         self._slots = ThreadPoolExecutor(max_calls, thread_name_prefix="call")
         self._followers = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="follower")
         self._room = WaitingRoom(self, lambda waiting: self._begin(waiting.order, waiting.ticket, waiting))
         self._closed = False
-        if where is not None:
-            self._serve(where)
+        if self._exporter is not None:
+            self._serve(self._exporter)
         if recover:
             self._succeed()
 
     @property
     def metrics_url(self) -> str | None:
         """Where figures are served; None without a `metrics_port`."""
-        return None if self._endpoint is None else self._endpoint.url
+        return None if self._exporter is None else self._exporter.url
 
-    def _figure(self, port: int | str) -> tuple[str, int]:
-        """Begin to count; -> where the figures are to be served."""
-        from calls.metrics import RunnerFigures, place
+    def _export(self, port: int | str) -> Exporter:
+        from calls.metrics import Exporter
 
-        where = place(port, "metrics_port")
-        self._figures = RunnerFigures(self.admission.counts)
-        return where
+        return Exporter(self, port)
 
-    def _serve(self, where: tuple[str, int]) -> None:
-        from calls.metrics import Endpoint, LedgerFigures
-
-        figures = filter(None, (LedgerFigures(self.ledger.path), self._figures))
+    def _serve(self, exporter: Exporter) -> None:
         try:
-            self._endpoint = Endpoint(where, "metrics_port", *figures)
+            exporter.serve()
         except BaseException:
             self.close()
             raise
 
-    def _measured(self, driver: Driver) -> Driver:
-        if self._figures is not None and hasattr(driver, "measure"):
-            driver.measure = self._figures.measure
+    def _attended(self, driver: Driver) -> Driver:
+        if self._exporter is not None and hasattr(driver, "measure"):
+            driver.measure = self._exporter.measure
+        if hasattr(driver, "room"):
+            driver.room = self.admission.room
         return driver
 
     def _warn(self, line: str) -> None:
@@ -168,17 +161,9 @@ class Runner:
             if exempt:
                 raise UsageError("image_exempt: needs an image_limit")
             return None
-        from calls.cleaning import Cleaner
+        from calls.cleaner import Cleaner
 
-        def images() -> Images:
-            driver: Any = self.driver("docker")
-            found: Images = driver.images
-            return found
-
-        def uses() -> list[Use]:
-            return self.ledger.images()
-
-        return Cleaner(images, uses, limit, exempt, self.tell)
+        return Cleaner(self, limit, exempt)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -290,8 +275,8 @@ class Runner:
     def dismiss(self, conductor: Conductor | Waiting) -> None:
         """Nothing more is done about the conductor's call."""
         self.roster.dismiss(conductor)
-        if self._cleaner is not None and conductor.spec.driver == "docker":
-            self._cleaner.nudge()
+        if self.cleaner is not None and conductor.spec.driver == "docker":
+            self.cleaner.nudge()
 
     def cancel(self, call: str, comment: str | None = None, via: Via = "api") -> None:
         """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first."""
@@ -335,15 +320,21 @@ class Runner:
         self._slots.shutdown()
         self._room.close()
         self._followers.shutdown()
-        if self._endpoint is not None:
-            self._endpoint.close()
-        if self._cleaner is not None:
-            self._cleaner.close()
+        if self._exporter is not None:
+            self._exporter.close()
+        if self.cleaner is not None:
+            self.cleaner.close()
         for driver in self._drivers.values():
             driver.close()
         self.sampler.close()
         self._pump.close()
         self.ledger.close()
+
+    def standing(self) -> Standing:
+        """What its drivers keep ready for calls."""
+        with self._lock:
+            drivers = list(self._drivers.values())
+        return together(driver.standing() for driver in drivers if hasattr(driver, "standing"))
 
     def drivers(self) -> list[str]:
         """The names of all drivers that this runner could use."""
@@ -353,7 +344,7 @@ class Runner:
         """The driver of that name; UsageError when there is none, or it cannot be used."""
         with self._lock:
             if name not in self._drivers:
-                self._drivers[name] = self._measured(registry.make(name, self._pump, self._labels))
+                self._drivers[name] = self._attended(registry.make(name, self._pump, self._labels))
             return self._drivers[name]
 
     def _carry_out(self, order: Order, ticket: Ticket, waiting: Waiting | None) -> None:

@@ -117,7 +117,10 @@ class TestWait:
 class TestRequests:
     """`calls kill` and `calls cancel`."""
 
-    def test_the_request_is_written_and_the_call_named_as_given(self, command: Command, ledger: Path) -> None:
+    def test_the_request_is_written_and_the_call_named_as_given(
+        self, command: Command, ledger: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
         with Ledger(ledger) as writing:
             Call(writing, 1, "one").start()
             Call(writing, 2, "two").start()

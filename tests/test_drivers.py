@@ -126,6 +126,27 @@ def test_a_driver_that_wraps_another_may_change_what_is_asked_of_the_engine(
     assert (made["CpuPeriod"], made["CpuQuota"]) == (50_000, 25_000)
 
 
+STRICT = """
+from driver.local import LocalDriver
+from machine.errors import SpecError
+
+class Mine(LocalDriver):
+    name = "strict"
+    def check(self, spec):
+        super().check(spec)
+        if "owner" not in dict(spec.label):
+            raise SpecError("label", "say whose call it is (owner=NAME)")
+"""
+
+
+def test_a_driver_may_refuse_a_call_before_anything_is_written(install: Install) -> None:
+    place = str(install("strict", STRICT))
+    done = carry_out("run", "--driver", "strict", "--", "true", PYTHONPATH=place)
+    assert done == (125, b"", b"calls: --label: say whose call it is (owner=NAME)\n")
+    assert carry_out("ps", "-aq").out == b""
+    assert carry_out("run", "--driver", "strict", "--label", "owner=me", "--", "true", PYTHONPATH=place).status == 0
+
+
 def test_an_installed_driver_may_take_an_image(install: Install) -> None:
     source = "from driver.local import LocalDriver\n\ndef Mine(pump, labels):\n    return Imaged(pump, labels)\n\n"
     source += 'class Imaged(LocalDriver):\n    name = "imaged"\n    def check(self, spec):\n        assert spec.image\n'

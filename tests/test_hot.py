@@ -22,7 +22,7 @@ from test_remote_engine import Forwarder, remote
 import calls
 from calls.recover import Recovery
 from driver.docker import hot
-from driver.docker.hot_container import key
+from driver.docker.hot_container import HotContainer, key
 from ledger.read import Reader
 from machine.errors import SpecError, UnknownCallError
 from machine.spec import Spec
@@ -367,12 +367,47 @@ def test_idle_it_is_paused_and_the_next_call_wakes_it(
 
 
 @pytest.mark.engine
+def test_one_that_a_call_takes_while_it_cannot_be_paused_is_the_calls(
+    runner: calls.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot, "PAUSE", 0.05)
+    home: hot.HotSet = runner.driver("docker").hot  # type: ignore[attr-defined]
+    taken, pause = [], HotContainer.pause
+
+    def meanwhile(tired: HotContainer) -> bool:
+        if taken:
+            return pause(tired)
+        taken.append(home._take(tired.key))
+        return False
+
+    monkeypatch.setattr(HotContainer, "pause", meanwhile)
+    first = run(runner, ["true"])
+    until(lambda: taken, "the attempt to pause it")
+    home.give_back(taken[0], whole=True)
+    until(lambda: "Paused" in there(runner)[container(first)], "the pause")
+
+
+@pytest.mark.engine
 def test_long_idle_it_is_removed(runner: calls.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hot, "PAUSE", 0.05)
     monkeypatch.setattr(hot, "IDLE", 0.3)
     first = run(runner, ["true"])
     until(lambda: not there(runner), "the removal")
     assert container(run(runner, ["true"])) != container(first)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("hot", [True, False], ids=["hot", "cold"])
+def test_the_one_that_was_not_used_for_longest_goes_when_a_call_needs_its_memory(ledger: Path, *, hot: bool) -> None:
+    with calls.Runner(ledger, memory="128m") as runner:
+        first, second, again = (run(runner, ["true"], memory="40m", env=[f"KIND={kind}"]) for kind in (1, 2, 1))
+        assert container(again) == container(first) != container(second)
+        assert set(there(runner)) == {container(first), container(second)}
+        assert run(runner, ["true"], memory="56m", hot=hot).state == "success"
+        assert (container(first) in there(runner), container(second) in there(runner)) == (True, False)
+        assert (runner.standing().evicted, runner.standing().hot["busy"]) == (1, 0)
+        assert run(runner, ["true"], memory="128m", hot=False).state == "success"
+        assert (there(runner), runner.standing().hot.total()) == ({}, 0)
 
 
 # What is measured.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -43,6 +44,16 @@ KNOWN = {
 OF_A_RUNNER = {
     "runner_calls": ("gauge", ("phase",)),
     "engine_request_seconds": ("histogram", ("operation", "outcome")),
+    "engine_events": ("counter", ("action",)),
+    "hot_containers": ("gauge", ("state",)),
+    "hot_evictions": ("counter", ()),
+    "pool_holders": ("gauge", ("state",)),
+}
+OF_A_CLEANER = {
+    "used_images": ("gauge", ("state",)),
+    "used_images_bytes": ("gauge", ("state",)),
+    "used_images_limit_bytes": ("gauge", ()),
+    "removed_images": ("counter", ()),
 }
 
 
@@ -87,7 +98,7 @@ def check(families: dict[str, Metric], known: dict[str, tuple[str, tuple[str, ..
         seen = {tuple(sorted(sample.labels.keys() - {"le"})) for sample in family.samples}
         assert seen <= {labels}
         if kind == "counter":
-            assert {sample.name for sample in family.samples} == {f"{PREFIX}{name}_total"}
+            assert {sample.name for sample in family.samples} <= {f"{PREFIX}{name}_total"}
             assert all(sample.value >= 0 for sample in family.samples)
         if kind == "histogram":
             _check_histogram(family)
@@ -281,6 +292,17 @@ def test_it_is_loaded_only_when_it_is_wanted() -> None:
     assert subprocess.run([sys.executable, "-c", script], timeout=LIMIT, check=False).returncode == 0
 
 
+def test_the_page_about_them_names_each_and_no_other() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if re.match(r"\| `", line)]
+    told = {
+        name: (row[2].strip(), tuple(sorted(re.findall("`(.+?)`", row[3]))))
+        for row in rows
+        for name in re.findall("`(.+?)`", row[1])
+    }
+    assert told == KNOWN | OF_A_RUNNER | OF_A_CLEANER
+
+
 # A runner's.
 
 
@@ -328,6 +350,30 @@ def test_how_long_the_engine_takes_and_what_it_says(ledger: Path) -> None:
     assert (counts["container_create", "ok"], counts["container_create", "404"]) == (1, 1)
     assert counts["container_attach", "ok"] == 1
     assert not any(name == "other" for name, _ in counts)
+
+
+@pytest.mark.engine
+def test_what_is_kept_ready_and_what_the_engine_tells(ledger: Path) -> None:
+    with calls.Runner(ledger, metrics_port=0, pool=2, image_limit="1g") as runner:
+        driver: Any = runner.driver("docker")
+        assert driver.pool.ready(LIMIT)
+        assert runner.run(IMAGE, ["true"]).state == "success"
+        futures = [runner.submit(IMAGE, ["sleep", "1"], network="none", hot=True) for _ in range(2)]
+        until(lambda: values(fetched(runner.metrics_url)["hot_containers"])["busy"] == 2, "both at work")
+        assert [future.result(LIMIT).state for future in futures] == ["success"] * 2
+        until(lambda: values(fetched(runner.metrics_url)["hot_containers"])["paused"] == 2, "the pause of both")
+        until(lambda: values(fetched(runner.metrics_url)["used_images"])["in-use"] == 1, "a look of the cleaner")
+        families = fetched(runner.metrics_url)
+        check(families, KNOWN | OF_A_RUNNER | OF_A_CLEANER)
+    assert values(families["hot_containers"]) == {"busy": 0, "idle": 0, "paused": 2}
+    assert values(families["hot_evictions"], "_total") == values(families["removed_images"], "_total") == {(): 0}
+    assert values(families["pool_holders"]) == {"free": 2, "lent": 0}
+    heard = values(families["engine_events"], "_total")
+    assert (heard["die"], heard["pause"]) == (1, 2)
+    sizes = values(families["used_images_bytes"])
+    assert sizes.pop("in-use") > 0
+    assert sizes == {"idle": 0, "exempt": 0, "only-here": 0}
+    assert values(families["used_images_limit_bytes"]) == {(): 2**30}
 
 
 def test_an_engine_that_is_not_there_is_counted_as_unreachable(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:

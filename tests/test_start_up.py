@@ -52,7 +52,18 @@ def loaded(code: str, *names: str) -> list[str]:
 
 HEAVY = ("pydantic", "rich", "sqlite_utils", "tenacity", "psutil", "prometheus_client", "transitions", "inspect")
 OURS = {
-    "calls": ("watch", "stopping", "recover", "takeover", "orphans", "options", "metrics", "cleaning", "follow"),
+    "calls": (
+        "watch",
+        "stopping",
+        "recover",
+        "takeover",
+        "orphans",
+        "options",
+        "metrics",
+        "cleaner",
+        "cleaning",
+        "follow",
+    ),
     "driver": ("local", "docker.auth", "docker.pulling", "docker.stored", "docker.stats", "docker.hot", "docker.pool"),
     "ledger": ("read", "migrations", "replay", "verify", "retention"),
     "machine": ("validation", "request", "notation", "history"),

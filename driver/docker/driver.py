@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from driver.docker.resources import Resources, claim_of
 from driver.protocol import LABEL, Labels, Leftover, Preparation, Trace, Watcher
 from driver.pump import Pump
 from driver.scarcity import frugal
+from driver.standing import Standing
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.spec import Spec
 from machine.states import Reason
@@ -72,6 +74,8 @@ class DockerDriver:
         self.resources = Resources(lambda: self.client, labels)
         self.measure: Measure = lambda *_: None
         """Is told of every request to the engine."""
+        self.room: Callable[[], int | None] = lambda: None
+        """Says how much memory hot containers may have between calls (bytes); None: any."""
         self._readers: dict[str, EventReader] = {}
         self._parents = True
         self.mounts: Mounts = mounts()
@@ -138,6 +142,8 @@ class DockerDriver:
         """
         if spec.hot:
             return self.hot.prepare(spec, watcher)
+        if self._hot is not None:
+            self._hot.make_room()
         self.events  # noqa: B018 - subscribes meanwhile
         holder = self.pool.take(spec) if self.pool else None
         if self.pool is None or holder is None:
@@ -351,6 +357,14 @@ class DockerDriver:
             "samples": "cgroup" if self.sees_groups else "engine",
             "totals": info.get("CgroupDriver") == "cgroupfs" and self._may_group,
         }
+
+    def standing(self) -> Standing:
+        """What is kept ready, and what was heard."""
+        with self._lock:
+            readers, hot = list(self._readers.values()), self._hot
+        counts, evicted = (hot.counts(), hot.evicted) if hot else (Counter[str](), 0)
+        heard = sum((reader.heard for reader in readers), Counter[str]())
+        return Standing(counts, evicted, self.pool.counts() if self.pool else Counter(), heard)
 
     def close(self) -> None:
         """End the event reader and close the connection. Idempotent."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +39,8 @@ class EventReader:
         self._filters = {"type": "container", "label": label, "event": [*ACTIONS, *more]}
         self._handlers: dict[str, tuple[Handler, Callable[[int, str], None]]] = {}
         self._subscribed = threading.Event()
+        self.heard: Counter[str] = Counter()
+        """How many events were handed over, by action."""
         self._stream: Unending | None = None
         self._last = 0
         self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
@@ -138,6 +140,7 @@ class EventReader:
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         if container in self._handlers:
+            self.heard[action.partition(":")[0]] += 1  # of some, a command or a status comes behind
             self._handlers[container][0](action, at, event["Actor"].get("Attributes") or {})
 
     def _report_gap(self, since: int, why: str) -> None:

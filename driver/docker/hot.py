@@ -3,9 +3,9 @@
 The container's own process is a shell that carries out what it is told (see `shell`; the image must have `sh`). The
 engine could execute each command itself, but needs ten times as long for it, and does so only where a command reads
 our input. Calls share a container when they differ in nothing but their command and their limits of time. Idle, it is
-soon paused, and some time later removed. Nothing of a call runs on into the next: where a process is left, or the call
-was stopped, or memory ran out, the container is removed. But files stay: what a call has written the next one finds,
-on a tmpfs as well.
+soon paused, and removed some time later, or when a call needs its room. Nothing of a call runs on into the next: where
+a process is left, or the call was stopped, or memory ran out, the container is removed. But files stay: what a call has
+written the next one finds, on a tmpfs as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import os
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -48,6 +49,9 @@ class HotSet:
         self._driver = driver
         self._labels = {f"{LABEL}ledger": labels.ledger, f"{LABEL}runner": labels.runner, HOT: labels.runner}
         self._idle: list[HotContainer] = []
+        self._busy = 0
+        self.evicted = 0
+        """How many were removed to make room for a call."""
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -65,21 +69,50 @@ class HotSet:
             with hot.lock:
                 if hot.wake():
                     return hot
-            hot.remove()
-        return self._make(spec, watcher)
+            self._lose(hot)
+        self.make_room()
+        hot = self._make(spec, watcher)
+        with self._changed:
+            self._busy += 1
+        return hot
+
+    def _lose(self, hot: HotContainer) -> None:
+        hot.remove()
+        with self._changed:
+            self._busy -= 1
 
     def give_back(self, hot: HotContainer, *, whole: bool) -> None:
         """The call is over; unless `whole`, or if it left anything running, the container is not used again."""
         if not (whole and hot.quiet()):
-            hot.remove()
+            self._lose(hot)
             return
         with self._changed:
+            self._busy -= 1
             hot.lent, hot.idle_since = False, time.monotonic()
             self._idle.append(hot)
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._tend, name="hot", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def make_room(self) -> None:
+        """Remove idle ones, the least recently used first, until their memory is what calls leave."""
+        while (hot := self._surplus()) is not None:
+            hot.remove()
+
+    def _surplus(self) -> HotContainer | None:
+        room = self._driver.room()
+        with self._changed:
+            if room is None or sum(hot.memory for hot in self._idle) <= room:
+                return None
+            self.evicted += 1
+            return self._idle.pop(0)
+
+    def counts(self) -> Counter[str]:
+        """How many are in use, idle, or paused."""
+        with self._changed:
+            paused = sum(hot.paused for hot in self._idle)
+            return Counter(busy=self._busy, idle=len(self._idle) - paused, paused=paused)
 
     def close(self) -> None:
         """Remove all of them, in use or not. Idempotent."""
@@ -101,6 +134,7 @@ class HotSet:
             if found is not None:
                 self._idle.remove(found)
                 found.lent = True
+                self._busy += 1
             return found
 
     def _make(self, spec: Spec, watcher: Watcher) -> HotContainer:
@@ -181,6 +215,8 @@ class HotSet:
             if tired.lent or tired.pause():  # (lent by now)
                 return
             with self._changed:
+                if tired not in self._idle:  # lent or removed meanwhile
+                    return
                 self._idle.remove(tired)
         tired.remove()
 

@@ -56,6 +56,7 @@ class HotContainer:
         """It runs. `pid`: of its first process, as the engine's host numbers it."""
         self.preparation = preparation._replace(hot=True)
         self.key = key(spec)
+        self.memory = spec.memory or 0
         self.pid = pid
         self._connected = connected
         self._pump = driver.pump

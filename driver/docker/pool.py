@@ -105,6 +105,12 @@ class Pool:
         with self._changed:
             return self._changed.wait_for(lambda: self._missing() is None, seconds)
 
+    def counts(self) -> Counter[str]:
+        """How many are lent, and how many free."""
+        with self._changed:
+            free = len(self._free)
+            return Counter(lent=self._there.total() - free, free=free)
+
     def close(self) -> None:
         """Remove every holder of this runner, lent or not, whatever became of the request that made it. Idempotent."""
         self._closing.set()
