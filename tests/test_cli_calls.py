@@ -110,6 +110,22 @@ class TestWait:
                 call.end(State.ERROR, Reason.EXIT, exit_code=7)
                 assert process.communicate(timeout=10)[0] == "7\n"
 
+    def test_a_call_that_nobody_can_take_up_is_said_to_be_one(
+        self, ledger: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
+        with Ledger(ledger) as writing:
+            call = Call(writing, 1).start()
+            with subprocess.Popen([*COMMAND, "wait", "@last"], stderr=subprocess.PIPE, text=True) as process:
+                assert process.stderr is not None
+                told = process.stderr.readline()
+                call.end(State.SUCCESS, Reason.EXIT, exit_code=0)
+                assert (told, process.stderr.read()) == (
+                    "calls: the call's runner is gone; still waiting (calls recover says why)\n",
+                    "",
+                )
+        assert process.returncode == 0
+
     def test_an_unknown_call(self, said: Said) -> None:
         assert said("wait", "three", "nope")[:2] == (1, "")
 

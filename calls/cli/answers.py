@@ -47,7 +47,7 @@ def _ask(answered: Answered, reader: Reader, append: Callable[..., None], call: 
     before = reader.show(call_id)["events"]
     put(reader, append, call, fact)
     until = time.monotonic() + PATIENCE
-    for _ in attended(reader):
+    for _ in attended(reader, call_id):
         if _done(reader.events(call_id, before), call, fact, answered):
             return
         if time.monotonic() >= until:

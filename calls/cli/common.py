@@ -64,14 +64,19 @@ def news(reader: Reader) -> Iterator[None]:
             waited += LOOK
 
 
-def attended(reader: Reader) -> Iterator[None]:
-    """As `news`, and `revive` beside it: not at all news, which come many times a second where others are at work."""
-    looked_at = -AGAIN
+def attended(reader: Reader, call_id: int) -> Iterator[None]:
+    """As `news`, and `revive` beside it: not at all news, which come many times a second where others are at work.
+
+    Where that does not help this call, it is said once: there may never be news of it.
+    """
+    looked_at, alone = -AGAIN, 0
     for _ in news(reader):
         yield
         if time.monotonic() - looked_at >= AGAIN:
             looked_at = time.monotonic()
-            revive(reader)
+            alone = alone + 1 if call_id in revive(reader) else 0
+            if alone == 2:
+                click.echo("calls: the call's runner is gone; still waiting (calls recover says why)", err=True)
 
 
 def with_orphans(reader: Reader, calls: Iterable[Row]) -> Iterator[Row]:
@@ -82,12 +87,16 @@ def with_orphans(reader: Reader, calls: Iterable[Row]) -> Iterator[Row]:
     return ({**call, "orphan": call["id"] in uids} for call in calls)
 
 
-def revive(reader: Reader) -> None:
-    """See that the calls of a ledger are somebody's: what has lost its runner is recovered in the background."""
+def revive(reader: Reader) -> set[int]:
+    """See that the calls of a ledger are somebody's: those that have lost their runner are recovered behind us.
+
+    -> these, by their numbers in the ledger.
+    """
     from calls.orphans import orphans, summon
 
-    if orphans(reader.unsettled(), time.time_ns()):
+    if alone := {call.call_id for call in orphans(reader.unsettled(), time.time_ns())}:
         summon(reader.path)
+    return alone
 
 
 def request(path: Path, calls: Sequence[str], fact: Fact, ask: Ask | None = None) -> int:

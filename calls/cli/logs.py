@@ -55,7 +55,7 @@ def command(
         begin = {} if tail is None else _tail(reader, call_id, wanted, tail, begin_at)
         printer = _Printer(wanted, begin, begin_at, timestamps=timestamps)
         seen = 0
-        for _ in attended(reader):
+        for _ in attended(reader, call_id):
             # Asked first: what comes after the answer is not missed.
             over = not follow or reader.settled(call_id)
             for chunk in reader.output(call_id, seen):

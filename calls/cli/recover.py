@@ -27,7 +27,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be done and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done to calls and containers.")
 @click.option("--grace", metavar="TIME", default="1m", show_default=True, help="Leave younger containers alone.")
 @formats
 @takes_ledger

@@ -21,7 +21,7 @@ def command(ledger: Path, calls: tuple[str, ...]) -> None:
     """
     with Reader(ledger) as reader:
         for call_id in [reader.resolve(call) for call in calls]:
-            for _ in attended(reader):
+            for _ in attended(reader, call_id):
                 if reader.ended(call_id):
                     break
             click.echo(_code(reader.show(call_id)))
