@@ -10,15 +10,14 @@ from typing import Any
 from ledger.sqlite import damaged, sqlite3
 from machine.errors import UsageError
 
-_ALLOWED = frozenset(
-    (
-        sqlite3.SQLITE_SELECT,
-        sqlite3.SQLITE_READ,
-        sqlite3.SQLITE_FUNCTION,
-        sqlite3.SQLITE_RECURSIVE,
-        sqlite3.SQLITE_PRAGMA,  # on a connection that cannot write they only tell
-    )
-)
+_ALLOWED = frozenset((
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+))  # fmt: skip
+_ASK = ("_info", "_xinfo", "_list", "_check")
+"""How the names of pragmas end whose value only says what is asked about; any other value is a setting."""
 
 
 def query(
@@ -50,8 +49,9 @@ def _fetched(cursor: sqlite3.Cursor, path: Path) -> Iterator[Sequence[Any]]:
         yield from iter(cursor.fetchone, None)
 
 
-def _reading_only(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY
+def _reading_only(action: int, name: str | None, value: str | None, *_: object) -> int:
+    tells = action == sqlite3.SQLITE_PRAGMA and (value is None or (name or "").lower().endswith(_ASK))
+    return sqlite3.SQLITE_OK if tells or action in _ALLOWED else sqlite3.SQLITE_DENY
 
 
 def _lenient(text: bytes) -> str:

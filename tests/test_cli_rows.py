@@ -141,9 +141,23 @@ class TestSql:
         assert said("sql", query, "--nl")[1] == '{"text": "é", "raw": {"$base64": true, "encoded": "/w=="}}\n'
         assert said("sql", query, "--tsv")[1] == 'text\traw\né\t"{""$base64"": true, ""encoded"": ""/w==""}"\n'
 
-    @pytest.mark.parametrize("query", ["DELETE FROM event", "DROP TABLE call", "ATTACH 'x.db' AS x"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "DELETE FROM event",
+            "DROP TABLE call",
+            "ATTACH 'x.db' AS x",
+            "PRAGMA journal_mode = delete",
+            "PRAGMA query_only = 0",
+        ],
+    )
     def test_writing_is_refused(self, said: Said, query: str) -> None:
         assert said("sql", query) == (2, "", "calls: sql: a ledger is only read here\n")
+
+    @pytest.mark.parametrize("query", ["PRAGMA TABLE_INFO(event)", "SELECT name FROM pragma_table_info('event')"])
+    def test_the_schema_can_be_asked_for(self, said: Said, query: str) -> None:
+        status, out, _ = said("sql", query, "--nl")
+        assert (status, json.loads(out.splitlines()[0])["name"]) == (0, "id")
 
     def test_no_sql(self, said: Said) -> None:
         assert said("sql", "selec") == (2, "", 'calls: sql: near "selec": syntax error\n')
