@@ -6,6 +6,7 @@ transport       how requests travel: one pool of connections
 door            every request passes it, and is measured
 unending        answers that do not end by themselves: events, samples
 config          a spec as the engine's create request
+creation        creating a container once, however often it is asked for
 resources       networks and volumes, made when missing and removed when ours
 images          which image, and when to fetch it
 auth            credentials for a registry
@@ -16,6 +17,7 @@ streams         the connections of output and input, taken apart
 output          one container's output: attached, or taken over
 events          the engine's events, read by one thread for all calls
 stats           the engine's own stats stream, for engines whose control groups cannot be seen
+groups          the control groups of containers
 container       one container of one call
 inside          a look into a running container: its processes, another command in it
 warm            what a pool of networks is to be

@@ -269,9 +269,9 @@ class DockerContainer:
         # Without a network there is nothing to look for in the process' namespace: its pid is not needed.
         known = self._spec.network == "none" and self.preparation.cgroup_parent
         pid = None if known else self.inspect().pid
-        group = self._driver.group_of(self.preparation, pid)
+        group = self._driver.groups.of(self.preparation, pid)
         if group is not None:
-            meter = CgroupMeter(self._driver.mounts, group, pid)
+            meter = CgroupMeter(self._driver.groups.mounts, group, pid)
             if meter.visible:
                 self._end_sampling = sampling.add(self._counted(meter), interval, sink)
                 return
@@ -293,7 +293,7 @@ class DockerContainer:
             self._tell_unreadable(self._stream)
         parent = self.preparation.cgroup_parent
         if parent and self._totals is None:
-            meter = CgroupMeter(self._driver.mounts, parent)
+            meter = CgroupMeter(self._driver.groups.mounts, parent)
             self._totals = meter.totals()
             if meter.oom_kills():
                 self._watcher.fact(OomKilled(time.time_ns(), "cgroup"))
@@ -318,7 +318,7 @@ class DockerContainer:
 
     def _remove_parent(self) -> None:
         if self.preparation.cgroup_parent:
-            self._driver.mounts.remove(self.preparation.cgroup_parent)
+            self._driver.groups.mounts.remove(self.preparation.cgroup_parent)
 
     def close(self) -> None:
         """Let go of the connections and the events."""

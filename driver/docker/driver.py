@@ -5,40 +5,37 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
 
-from driver.cgroup import CgroupMeter, Mounts, mounts
 from driver.docker import images
 from driver.docker.config import create_request, fit
 from driver.docker.container import DockerContainer
+from driver.docker.creation import create
 from driver.docker.door import Measure
 from driver.docker.engine import (
     condition,
     connect,
     health_check,
-    is_local,
-    is_podman,
     look,
     nanoseconds,
     remove,
     stop_signal,
 )
-from driver.docker.errors import speaking, status
+from driver.docker.errors import speaking
 from driver.docker.events import EventReader
+from driver.docker.groups import Groups, parent_of
 from driver.docker.images import Images
 from driver.docker.resources import Resources, claim_of
 from driver.protocol import LABEL, Labels, Leftover, Preparation, Trace, Watcher
 from driver.pump import Pump
 from driver.scarcity import frugal
 from driver.standing import Standing
-from machine.errors import DriverError, UnknownOutcomeError
+from machine.errors import DriverError
 from machine.spec import Spec
 from machine.states import Reason
 
@@ -50,10 +47,6 @@ if TYPE_CHECKING:
 STARTS = 4 + 2 * (os.cpu_count() or 2)
 """How many starts are asked for at once. More of them only get into each other's way in the engine: on two
 cores 8 at once gave 8.8 calls a second, 32 at once 7.9 (benchmarks/README.md)."""
-
-
-_AGAIN = (0.2, 1, 2)
-"""How long after a create that was not answered the next one is asked for."""
 
 
 class DockerDriver:
@@ -77,8 +70,7 @@ class DockerDriver:
         self.room: Callable[[], int | None] = lambda: None
         """Says how much memory hot containers may have between calls (bytes); None: any."""
         self._readers: dict[str, EventReader] = {}
-        self._parents = True
-        self.mounts: Mounts = mounts()
+        self.groups = Groups(lambda: self.client)
         self._hot: HotSet | None = None
         self.pool: Pool | None = None
         if warm is not None:
@@ -126,11 +118,6 @@ class DockerDriver:
                 self._readers[label] = EventReader(self.client, label, more)
             return self._readers[label]
 
-    @property
-    def sees_groups(self) -> bool:
-        """Whether samples can come from control groups: the engine is on this host and they are mounted."""
-        return is_local(self.client) and self.mounts.version > 0
-
     def check(self, spec: Spec) -> None:
         """Everything in a spec can be honoured; what the engine refuses it says itself."""
         images.check(spec)
@@ -160,7 +147,7 @@ class DockerDriver:
 
     def make(self, name: str, spec: Spec, watcher: Watcher, labels: Mapping[str, str] | None = None) -> Preparation:
         """Create a container, fetching its image first if need be. `labels`: of one that is no call's."""
-        parent = None if labels else self._parent(name)
+        parent = None if labels else self.groups.parent(name)
         marks = labels or self._labels.of(name)
         chosen, claim = self.resources.provide(spec, marks)
         try:
@@ -206,7 +193,7 @@ class DockerDriver:
         if found is None or not self._ours(found, uid):
             return None
         # Only a parent group that we gave it is ours to read, and to remove.
-        parent = _parent_of(uid) if found["HostConfig"].get("CgroupParent") == _parent_of(uid) else None
+        parent = parent_of(uid) if found["HostConfig"].get("CgroupParent") == parent_of(uid) else None
         preparation = self._preparation(found, spec, parent, (), trace.image_digest)
         self.resources.hold(found["Id"], claim_of(found, self._labels.of(uid)))
         return DockerContainer(self, preparation, watcher, spec, trace.since)
@@ -240,7 +227,7 @@ class DockerDriver:
             remove(self.client, leftover.container)
         if leftover.uid or leftover.status == "gone":
             self.resources.reap(leftover)
-        self.mounts.remove(_parent_of(leftover.uid))
+        self.groups.mounts.remove(parent_of(leftover.uid))
 
     def request(self, spec: Spec, labels: Mapping[str, str], parent: str | None) -> dict[str, Any]:
         """The request by which a container is created. For drivers that wrap this one: they may change it."""
@@ -251,38 +238,13 @@ class DockerDriver:
     ) -> tuple[str, tuple[str, ...], str | None]:
         """-> the container, the engine's warnings, and the parent group that it really has."""
         request = self.request(spec, labels, parent)
-        failed: DriverError | None = None
-        for seconds in _AGAIN:  # safely: there is one container of a name
-            try:
-                with speaking(Reason.CREATE_REFUSED):
-                    answer = self.client.create_container_from_config(request, name, spec.platform)
-                    return answer["Id"], tuple(answer.get("Warnings") or ()), parent
-            except DriverError as error:
-                if parent and "cgroup-parent" in str(error):
-                    self._parents = False  # an engine that wants systemd slices: no exact totals then
-                    return self._create(name, spec, labels, None)
-                taken, unknown = status(error) == 409, isinstance(error, UnknownOutcomeError)
-                if not (taken or unknown) and (status(error) or 0) < 500:
-                    raise
-                if (found := self._adopt(name, labels)) is not None:
-                    return found, (), parent
-                if not (taken or unknown):
-                    raise
-                failed = error
-            time.sleep(seconds)
-        raise failed or DriverError(Reason.CREATE_REFUSED, "the engine does not create it")
-
-    def _adopt(self, name: str, labels: Mapping[str, str]) -> str | None:
-        """The container of that name, if it is there and can be seen; a namesake of others is an error."""
         try:
-            found = look(self.client, name)
-        except UnknownOutcomeError:
-            return None
-        if found is None:
-            return None
-        if not labels.items() <= (found["Config"].get("Labels") or {}).items():
-            raise DriverError(Reason.CREATE_REFUSED, f"a container named {name} exists and is not this call's")
-        return str(found["Id"])
+            return *create(self.client, request, name, labels, spec.platform), parent
+        except DriverError as error:
+            if parent is None or "cgroup-parent" not in str(error):
+                raise
+            self.groups.forgo()  # an engine that wants systemd slices: no exact totals then
+            return self._create(name, spec, labels, None)
 
     def _discard(self, container: str) -> None:
         with contextlib.suppress(DriverError), speaking(Reason.ENGINE_LOST):
@@ -312,35 +274,6 @@ class DockerDriver:
             warnings=warnings,
         )
 
-    def _parent(self, uid: str) -> str | None:
-        # Only root can remove it again, and only where the engine's groups are ours to see.
-        if self._parents and self._may_group and not Path("/run/systemd/system").exists():
-            return _parent_of(uid)
-        return None
-
-    @property
-    def _may_group(self) -> bool:
-        # Podman puts processes of its own there, which would be counted, and which outlive the container.
-        return os.geteuid() == 0 and self.sees_groups and not is_podman(self.client)
-
-    def group_of(self, preparation: Preparation, pid: int | None) -> str | None:
-        """The container's control group; None when it is not known."""
-        if preparation.cgroup_parent:
-            group = f"{preparation.cgroup_parent}/{preparation.container}"
-            if CgroupMeter(self.mounts, preparation.cgroup_parent).visible:
-                return group
-            self._parents = False  # not our host's groups after all
-            return None
-        if pid is None or not self.sees_groups:
-            return None
-        try:
-            table = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
-        except OSError:
-            return None
-        groups = [line.split(":", 2) for line in table.splitlines()]
-        memory = [group for _, names, group in groups if "memory" in names.split(",") or not names]
-        return next((group for group in memory if preparation.container in group), None)
-
     def describe(self) -> dict[str, Any]:
         """The engine, for `calls doctor`."""
         with speaking(Reason.ENGINE_UNAVAILABLE):
@@ -354,8 +287,8 @@ class DockerDriver:
             "cgroup_version": info.get("CgroupVersion", "1"),
             "live_restore": info.get("LiveRestoreEnabled"),
             "time": nanoseconds(info.get("SystemTime")),
-            "samples": "cgroup" if self.sees_groups else "engine",
-            "totals": info.get("CgroupDriver") == "cgroupfs" and self._may_group,
+            "samples": "cgroup" if self.groups.visible else "engine",
+            "totals": info.get("CgroupDriver") == "cgroupfs" and self.groups.exact,
         }
 
     def standing(self) -> Standing:
@@ -381,7 +314,3 @@ class DockerDriver:
             self.resources.close()
         if "client" in self.__dict__:
             self.client.close()
-
-
-def _parent_of(uid: str) -> str:
-    return f"/call-{uid}"

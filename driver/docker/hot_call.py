@@ -98,7 +98,7 @@ class HotCall(DockerContainer):
         if name == "KILL":
             return super().signal(name)
         pid = self._process()
-        if pid and self._driver.sees_groups and _send(pid, signal_number(name), self._id):
+        if pid and self._driver.groups.visible and _send(pid, signal_number(name), self._id):
             return True
         # To everybody that the call's user may signal, and that is not the first process.
         return self.execute(Execution(("sh", "-c", f"kill -{name} -1"), {}), lambda _, __: None) == 0
@@ -131,7 +131,7 @@ class HotCall(DockerContainer):
         return self._meter().totals() if self._hot.group else None
 
     def _meter(self) -> CgroupMeter:
-        return CgroupMeter(self._driver.mounts, self._hot.group or "", self._hot.pid)
+        return CgroupMeter(self._driver.groups.mounts, self._hot.group or "", self._hot.pid)
 
     def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
         """From the container's control group when it can be seen from here, else from the engine's stream."""

@@ -214,7 +214,7 @@ class PooledContainer(DockerContainer):
 
     def start(self) -> Beginning:
         """As any container; what came over the network before was not for this call."""
-        if self._beginning is None and self._driver.sees_groups:
+        if self._beginning is None and self._driver.groups.visible:
             with contextlib.suppress(OSError):
                 table = Path(f"/proc/{self._holder.pid}/net/dev").read_text(encoding="ascii")
                 received, sent = network(table)
