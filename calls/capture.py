@@ -141,17 +141,28 @@ class Capture:
         self.busy = False
 
     def feed(self, stream: int, data: bytes) -> None:
-        """Output arrived. Waits as long as the reader of our own output does."""
+        """Output arrived. Waits as long as the reader of our own output does.
+
+        What that raises is reported as that of a thread (`threading.excepthook`), and it gets no more.
+        """
         self.busy = True
         try:
-            if self._pass_on is not None:
-                self._pass_on(stream, data)
+            self._give(stream, data)
             with self._lock:
                 self.fed += len(data)
                 if not self._closed and stream in self._streams:
                     self._streams[stream].feed(self._wall(), data, self._keep)
         finally:
             self.busy = False
+
+    def _give(self, stream: int, data: bytes) -> None:
+        try:
+            if self._pass_on is not None:
+                self._pass_on(stream, data)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's, and this thread reads all calls' output
+            self._pass_on = None
+            thread = threading.current_thread()
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
 
     def close(self) -> list[Cut]:
         """Keep the tails; -> what was cut out of the middle. Later output is passed on but not kept.

@@ -25,7 +25,8 @@ from machine.units import SECOND
 from machine.verdict import Evidence, Verdict, decide, never_ran
 
 if TYPE_CHECKING:
-    from calls.watch import SampleGap, Watch
+    from calls.measure import SampleGap
+    from calls.watch import Watch
 
 DRAIN = 2 * SECOND
 """How long the verdict waits for output that makes no progress."""

@@ -39,7 +39,8 @@ from machine.units import SECOND, duration
 from machine.verdict import Verdict
 
 if TYPE_CHECKING:
-    from calls.watch import SampleGap, Watch
+    from calls.measure import SampleGap
+    from calls.watch import Watch
 
 MOMENT = SECOND // 100
 """For so long facts are listened to at a time, when something was asked for."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from calls.alarms import Alarms
 from calls.clock import Clock
+from calls.measure import SampleGap, Samples
 from calls.stopping import Stopping
 from driver import protocol
 from driver.protocol import Container, Observation, Sampling
 from machine import facts
 from machine.errors import DriverError
-from machine.samples import Sample
 from machine.signals import signal_number
 from machine.states import State
 from machine.units import SECOND
@@ -35,15 +35,7 @@ NEWS = 10 * SECOND
 RECORD = 5 * SECOND
 """How long the engine's record of an end is waited for when its event has come: it adds little."""
 _RETRIES = (0, SECOND // 10, SECOND // 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 10 * SECOND)
-_NEAR = 0.95
 _TOLD = frozenset(("die", "shell"))  # sources of an exit code that saw the end
-
-
-class SampleGap(NamedTuple):
-    """No sample came between `since` and `at`, ns since the epoch."""
-
-    at: int
-    since: int
 
 
 class Watch:
@@ -59,6 +51,7 @@ class Watch:
         self._container = container
         self._evidence = evidence
         self._sampling = sampling
+        self._samples = Samples(conductor.spec, container, conductor.recorder, clock, conductor.fact)
         self._clock = clock
         self._alarms = Alarms()
         self._stopping = Stopping(container, evidence, self._alarms, clock, self._recorder, self._glance)
@@ -79,10 +72,6 @@ class Watch:
         self._ended = False
         self._gap = self._blind = False
         self._awaiting_health = False
-        self._last: Sample | None = None
-        self._last_at: int | None = None
-        self._near_at: int | None = None  # the last one near the limit: a later one may be of what is left
-        self._peak = 0
 
     def begin(self) -> None:
         """Its time runs from now on, and its health is awaited. `listen` comes next."""
@@ -92,7 +81,7 @@ class Watch:
     def resume(self, past: History, peak: int, *, rebooted: bool) -> None:
         """As `begin` and `listen`, where somebody else watched before; `peak`: its highest memory then, bytes."""
         now = self._clock.wall()
-        self._peak = peak
+        self._samples.peak = peak
         self._gap = rebooted  # then the engine had lost sight of it
         self._arm(None if past.deadline is None else max(0, past.deadline - now))
         if past.awaiting_health_since is not None and past.health_limit is not None:
@@ -129,17 +118,18 @@ class Watch:
         self._hear_out()
         self._inspect_the_end()
         self._settle()
-        totals = self._finish_sampling()
+        totals = self._samples.end()
+        self._wait(0)
+        self._samples.note_lost()
         evidence.awaiting_health = self._recorder.state is State.HEALTH_WAIT
         self._note_unreported()
         evidence.engine_lost = self._gap and not self._told
-        recently = (self._last_at or 0) - max(SECOND // 2, 2 * (self._spec.sample or 0))
-        evidence.near_limit = self._near_at is not None and self._near_at >= recently
+        evidence.near_limit = self._samples.near_limit
         state, ended = decide(evidence)
         if state is State.SUCCESS and self._recorder.state is State.PAUSED:
             self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
         cpu = totals.cpu_total_ns if totals else None
-        return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._peak or None))
+        return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._samples.peak or None))
 
     @property
     def _told(self) -> bool:
@@ -160,14 +150,7 @@ class Watch:
             self._alarms.set("deadline", now + left, lambda: self._stop("deadline"))
         self._alarms.set("glance", now + GLANCE, self._glance)
         if self._spec.sample is not None:
-            self._alarms.set("observe", now + OBSERVE, self._observe)
-
-    def _observe(self) -> None:
-        try:
-            self._container.observe(self._sampling, self._spec.sample or SECOND, self._sample)
-        except DriverError as error:
-            now = self._clock.wall()
-            self._recorder.apply(facts.Gap(of="samples", since=now, until=now, why=str(error)))
+            self._alarms.set("observe", now + OBSERVE, lambda: self._samples.begin(self._sampling))
 
     def _stop(self, why: Literal["deadline", "health", "unhealthy", "cancel"]) -> None:
         self._stopping.stop(why, self._spec.stop_timeout)
@@ -346,27 +329,3 @@ class Watch:
                 self.take(self._clock.get(self._conductor.mailbox, max(0, until - self._clock.monotonic())))
             except queue.Empty:
                 return
-
-    # Samples: `_sample` is called by the sampler's thread.
-
-    def _sample(self, at: int, sample: Sample) -> None:
-        interval = self._spec.sample or SECOND
-        if self._last_at is not None and at - self._last_at > 2 * interval:
-            self._conductor.fact(SampleGap(at, self._last_at))
-        self._recorder.sample(at, sample)
-        self._last, self._last_at = sample, at
-        if self._spec.memory and (sample.mem_rss_bytes or 0) >= _NEAR * self._spec.memory:
-            self._near_at = at
-        self._peak = max(self._peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
-
-    def _finish_sampling(self) -> Sample | None:
-        if self._spec.sample is None:
-            return None
-        final = self._container.totals()
-        if final is not None:
-            self._sample(self._clock.wall(), final)
-        self._wait(0)
-        if lost := self._recorder.dropped():
-            now = self._clock.wall()
-            self._recorder.apply(facts.Gap(of="samples", since=now, until=now, why="the queue was full", lost=lost))
-        return final or self._last

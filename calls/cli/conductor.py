@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -12,10 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import driver.docker  # noqa: F401 - if `lean` could not load it
+from calls.cli.launch import MESSAGES
 from calls.cli.passing import write
+from calls.identity import requester
 from calls.outcome import FAILED, INTERRUPTED, Call, describe, exit_status
 from calls.runner import CallFuture, Runner
 from machine.errors import CallsError
+from machine.facts import SignalRequested
+from machine.signals import signal_name
 from machine.spec import Spec
 
 
@@ -34,7 +39,8 @@ def main(orders: int, answers: int) -> int:
         os.setsid()
     elif not order["terminal"]:  # only the foreground group may read it
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # under `stty tostop` our output would stop us
+        # Under `stty tostop` our output would stop us. Not ignored: a local process would inherit that.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
     try:
         asked_by = answers if order["detach"] else None
         return _conduct(order["ledger"], spec, asked_by, as_json=order["json"], terminal=order["terminal"])
@@ -63,7 +69,7 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
 
         future = runner.submit_spec(spec, output, started)
         if output is not None:
-            output.when_gone(lambda: runner.cancel(future.id, "nobody reads the output any more", "close"))
+            output.when_gone(lambda why: runner.cancel(future.id, why, "close"))
         interrupts = _Interrupts(runner, future)
         call = future.result()
         progress.clear()
@@ -126,7 +132,10 @@ def _go_dark() -> None:
 
 
 class _Interrupts:
-    """Ctrl-C cancels, again kills; SIGTERM and SIGHUP cancel. The call's true end is waited for."""
+    """Ctrl-C cancels, again kills; SIGTERM and SIGHUP cancel; QUIT, USR1 and USR2 are passed on, as docker does.
+
+    The call's true end is waited for.
+    """
 
     def __init__(self, runner: Runner, future: CallFuture) -> None:
         self._runner = runner
@@ -135,7 +144,9 @@ class _Interrupts:
         signal.signal(signal.SIGINT, self._interrupt)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._terminate)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        for number in MESSAGES:
+            signal.signal(number, self._pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *MESSAGES))
 
     def _interrupt(self, *_: object) -> None:
         self.count += 1
@@ -146,6 +157,13 @@ class _Interrupts:
 
     def _terminate(self, *_: object) -> None:
         self._act(lambda: self._runner.cancel(self._future.id, via="terminate"))
+
+    def _pass_on(self, number: int, _: object) -> None:
+        def pass_on() -> None:
+            fact = SignalRequested(by=requester("interrupt"), signal=signal_name(number))
+            self._runner.roster.request_running(self._future.id, fact)
+
+        self._act(pass_on)
 
     def _act(self, action: Callable[[], None]) -> None:
         # In a thread: a handler interrupts code that may hold the very lock that the action wants.
@@ -165,25 +183,33 @@ class _PassOn:
     def __init__(self, ready: Callable[[], None]) -> None:
         """`ready` is called before the first of it is written."""
         self._ready = ready
-        self._gone: Callable[[], None] = _nothing
-        self._broken = False
+        self._gone: Callable[[str], None] = lambda _: None
+        self._lost: dict[int, str] = {}
 
-    def when_gone(self, gone: Callable[[], None]) -> None:
-        """Call `gone` when nobody reads the output any more, or at once when that is so already."""
+    def when_gone(self, gone: Callable[[str], None]) -> None:
+        """Call `gone` with the reason when a stream cannot be passed on any more, or at once when that is so already."""
         self._gone = gone
-        if self._broken:
-            gone()
+        for why in self._lost.values():
+            gone(why)
 
     def __call__(self, stream: int, data: bytes) -> None:
         self._ready()
         self._ready = _nothing
         view = memoryview(data)
         try:
-            while view and not self._broken:
+            while view and stream not in self._lost:
                 view = view[write(stream, view) :]
-        except OSError:
-            self._broken = True
-            self._gone()
+        except OSError as error:
+            self._lose(stream, error)
+
+    def _lose(self, stream: int, error: OSError) -> None:
+        # The other stream goes on: what the call has to say of its end may still be read there.
+        why = self._lost[stream] = "nobody reads the output any more"
+        if error.errno != errno.EPIPE:
+            why = self._lost[stream] = f"the output cannot be passed on: {error.strerror}"
+            _complain(why)
+        if len(self._lost) == 1:
+            self._gone(why)
 
 
 class _Progress:

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 _FAILED = 125
-_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MESSAGES = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""What is for the call's process, and ends neither of ours."""
+_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *MESSAGES)
 
 
 class Child:
@@ -46,7 +48,8 @@ class Child:
         for number in _HELD:
             signal.signal(number, self._pass_on)
         if order["terminal"]:
-            signal.signal(signal.SIGINT, lambda *_: None)  # the child reads from it, and is told by it
+            for number in (signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, lambda *_: None)  # the child reads from it, and is told by it
         elif order["spec"].get("tty"):
             signal.signal(signal.SIGWINCH, self._pass_on)
         with _as_it_was(order):
@@ -104,6 +107,7 @@ def detached(act: Callable[[int], object]) -> str:
     if pid == 0:
         os.close(answers)
         os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever asked may be holding back what is to end us
         _finish(lambda: act(ours))
     os.close(ours)
     with os.fdopen(answers, encoding="utf-8") as pipe:

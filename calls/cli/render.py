@@ -107,7 +107,7 @@ def _separated(rows: Iterable[Row], names: Sequence[str], delimiter: str) -> Non
     rows = iter(rows)
     first = next(rows, None)
     header = list(first if first is not None else names)
-    writer = csv.writer(_Put(), delimiter=delimiter, lineterminator="\n")
+    writer = csv.writer(_Put(), delimiter=delimiter)
     if header:
         writer.writerow(header)
     for row in chain([first] if first is not None else [], rows):
@@ -115,8 +115,8 @@ def _separated(rows: Iterable[Row], names: Sequence[str], delimiter: str) -> Non
 
 
 class _Put:
-    def write(self, text: str) -> None:
-        put(text)
+    def write(self, line: str) -> None:
+        put(line.removesuffix("\r\n") + "\n")  # csv quotes only the characters that end its lines: both must
 
 
 def flat(value: Any) -> str:
