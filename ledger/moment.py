@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from ledger.account import Row, account, iso
+from ledger.opened import Opened
 from ledger.projection import UNREADABLE, Event, fold
 from ledger.replay import EVENTS, fold_log
-from ledger.sqlite import connect_reader, explain, scalar, suspect
+from ledger.sqlite import explain, scalar
 from machine.errors import LedgerError, UsageError
 from machine.history import History, Past
 from machine.samples import METRICS
@@ -41,7 +41,7 @@ class Moment(NamedTuple):
     chunks: int
 
 
-class Log:
+class Log(Opened):
     """The log of one call, to look back at. A context manager; for one thread."""
 
     def __init__(self, path: Path, call_id: int, now: Callable[[], int] = time.time_ns) -> None:
@@ -49,8 +49,8 @@ class Log:
 
         `now`: up to when a call that lives can be looked at.
         """
-        self._path, self._call_id, self._now = path, call_id, now
-        self._connection = connect_reader(path)
+        super().__init__(path)
+        self._call_id, self._now = call_id, now
         try:
             self.uid = str(self._one("SELECT uid FROM call WHERE id = ?"))
             rows = self._all(f"{EVENTS} WHERE call_id = ? ORDER BY seq")
@@ -64,19 +64,6 @@ class Log:
         """What is not there any more, whatever the moment: some of samples, output, events."""
         pairs = zip(rows, self.past, strict=True)
         self._events = [Event._make((*row[1:3], past.kind, past.state, *row[5:])) for row, past in pairs]
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close. LedgerError in place of an error that nobody expected, where the file is to blame for it."""
-        try:
-            suspect(self._connection, self._path, error)
-        finally:
-            self._connection.close()
 
     def end(self) -> Moment:
         """The end of what is recorded."""
@@ -194,11 +181,11 @@ class Log:
             raise LedgerError(f"call {self.uid} cannot be replayed: {error}") from error
 
     def _one(self, statement: str, *values: Any) -> Any:
-        with explain(self._path):
+        with explain(self.path):
             return scalar(self._connection, statement, self._call_id, *values)
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
-        with explain(self._path):
+        with explain(self.path):
             return self._connection.execute(statement, (self._call_id, *values)).fetchall()
 
 

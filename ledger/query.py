@@ -18,6 +18,7 @@ _ALLOWED = frozenset((
 ))  # fmt: skip
 _ASK = ("_info", "_xinfo", "_list", "_check")
 """How the names of pragmas end whose value only says what is asked about; any other value is a setting."""
+_ACT = ("wal_checkpoint", "incremental_vacuum", "optimize")
 
 
 def query(
@@ -50,7 +51,8 @@ def _fetched(cursor: sqlite3.Cursor, path: Path) -> Iterator[Sequence[Any]]:
 
 
 def _reading_only(action: int, name: str | None, value: str | None, *_: object) -> int:
-    tells = action == sqlite3.SQLITE_PRAGMA and (value is None or (name or "").lower().endswith(_ASK))
+    word = (name or "").lower()
+    tells = action == sqlite3.SQLITE_PRAGMA and word not in _ACT and (value is None or word.endswith(_ASK))
     return sqlite3.SQLITE_OK if tells or action in _ALLOWED else sqlite3.SQLITE_DENY
 
 

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from ledger.account import CALLS, Row, account, conditions
 from ledger.images import Use, uses
 from ledger.lease import Lease, Unsettled, unsettled
+from ledger.opened import Opened
 from ledger.query import query
-from ledger.sqlite import connect_reader, explain, has_reset_bug, scalar, sound, sqlite3, suspect
+from ledger.sqlite import explain, has_reset_bug, scalar, sound, sqlite3
 from machine.errors import AmbiguousCallError, UnknownCallError, UsageError
 from machine.history import Past
 from machine.samples import METRICS
@@ -69,27 +69,13 @@ def _past(row: Sequence[Any]) -> Past:
     return Past(seq, at, _KINDS[kind], _STATES[state], data)
 
 
-class Reader:
-    """A ledger, opened for reading only. A context manager; for one thread."""
+class Reader(Opened):
+    """What a ledger says of its calls. A context manager; for one thread."""
 
     def __init__(self, path: Path, now: Callable[[], int] = time.time_ns) -> None:
         """LedgerError when there is no ledger at `path`. `now`: what the times of live calls count up to."""
-        self.path = path
+        super().__init__(path)
         self._now = now
-        self._connection = connect_reader(path)
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close. LedgerError in place of an error that nobody expected, where the file is to blame for it."""
-        try:
-            suspect(self._connection, self.path, error)
-        finally:
-            self._connection.close()
 
     def resolve(self, text: str) -> int:
         """The call that a CALL means: an id, the newest of a name, part of an id, @last or @last-failed.

@@ -111,7 +111,7 @@ def connect_reader(path: Path, *, as_is: bool = False, cut: bool = False) -> sql
     with explain(path):
         if not path.exists():
             raise LedgerError(f"no ledger at {path} yet: record a call first (calls run IMAGE), or give --ledger FILE")
-        _no_folder(path)
+        _ordinary(path)
         connection = _open_reader(path)
         try:
             if cut:
@@ -231,17 +231,23 @@ def _hint(message: str, path: Path) -> str:
     return next((f"{message} ({hint})" for word, hint in hints.items() if word in message), message)
 
 
-def _no_folder(path: Path) -> None:
-    # SQLite would call it an I/O error.
+def _ordinary(path: Path) -> None:
+    # SQLite would call a folder an I/O error, and wait for the lock of a device.
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def _touch(path: Path) -> None:
-    _no_folder(path)
+    _ordinary(path)
+    if path.parent.exists() and not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))  # mkdir would say that it exists
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    elif path.stat().st_size == 0:
+        path.chmod(0o600)
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

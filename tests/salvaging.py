@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from ledgers import BY, START, Call
 from tombstones import wrong
 
@@ -72,6 +73,21 @@ def content(path: Path, tables: dict[str, str] = WHOLE) -> dict[str, dict[int, l
                 rows[row[1] if table == "event" else row[0]].append(row)
             found[table] = dict(rows)
         return found
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger that no test changes."""
+    path = tmp_path_factory.mktemp("original") / "ledger.db"
+    various(path)
+    assert not Path(f"{path}-wal").exists()
+    return path
+
+
+@pytest.fixture(scope="module")
+def before(original: Path) -> dict[str, dict[int, list[Any]]]:
+    """Its rows."""
+    return content(original)
 
 
 def save(path: Path) -> Saved:

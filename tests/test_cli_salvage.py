@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ledgers import BY, Call, said, small, uid
-from salvaging import LIVE, a_prefix, content, damaged, save, various
+from salvaging import LIVE, a_prefix, before, content, damaged, original, save
 
 from ledger import retention
 from ledger.lease import unsettled
@@ -25,20 +25,7 @@ from ledger.sqlite import connect_reader, connect_writer
 from machine.errors import LedgerError, UsageError
 from machine.states import Reason, State
 
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger that no test changes."""
-    path = tmp_path_factory.mktemp("original") / "ledger.db"
-    various(path)
-    assert not Path(f"{path}-wal").exists()
-    return path
-
-
-@pytest.fixture(scope="module")
-def before(original: Path) -> dict[str, dict[int, list[Any]]]:
-    """Its rows."""
-    return content(original)
+__all__ = ("before", "original")  # fixtures
 
 
 # The WAL.

@@ -11,25 +11,12 @@ from typing import Any
 
 import pytest
 from ledgers import uid
-from salvaging import LIVE, LOG, a_prefix, content, damaged, places, save, various
+from salvaging import LIVE, LOG, a_prefix, before, damaged, original, places, save
 
 from ledger.pages import PAGE
 from ledger.salvage import Lost, Salvaged
 
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger that no test changes."""
-    path = tmp_path_factory.mktemp("original") / "ledger.db"
-    various(path)
-    assert not Path(f"{path}-wal").exists()
-    return path
-
-
-@pytest.fixture(scope="module")
-def before(original: Path) -> dict[str, dict[int, list[Any]]]:
-    """Its rows."""
-    return content(original)
+__all__ = ("before", "original")  # fixtures
 
 
 def test_a_good_ledger_is_saved_whole(original: Path, tmp_path: Path, before: dict[str, Any]) -> None:
