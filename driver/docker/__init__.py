@@ -18,6 +18,7 @@ output          one container's output: attached, or taken over
 events          the engine's events, read by one thread for all calls
 stats           the engine's own stats stream, for engines whose control groups cannot be seen
 groups          the control groups of containers
+hearing         what the events say of one container
 container       one container of one call
 inside          a look into a running container: its processes, another command in it
 warm            what a pool of networks is to be

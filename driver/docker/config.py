@@ -101,7 +101,11 @@ def _bind(text: str) -> str:
 
 
 def _path(source: str) -> str:
-    return os.path.abspath(source) if source.startswith(".") else source
+    try:
+        return os.path.abspath(source) if source.startswith(".") else source
+    except FileNotFoundError:
+        message = f"{source} is a path from the current folder, which is not there any more"
+        raise DriverError(Reason.CREATE_REFUSED, message) from None
 
 
 def _mount(text: str) -> dict[str, Any]:

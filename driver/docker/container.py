@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from driver.cgroup import CgroupMeter
-from driver.docker.engine import freeze, inspect, kill, look, past_events, thaw
+from driver.docker.engine import freeze, inspect, kill, look, thaw
 from driver.docker.errors import speaking, status
-from driver.docker.events import ACTIONS, Handler
+from driver.docker.hearing import SUBSCRIBE_SECONDS, Hearing
 from driver.docker.output import Output
 from driver.docker.resources import is_missing
 from driver.protocol import (
     Beginning,
-    Destroyed,
-    Died,
     Execution,
-    ForeignSignal,
-    Froze,
-    HealthStatus,
     Meter,
     Observation,
     OomKilled,
@@ -31,7 +24,6 @@ from driver.protocol import (
     Process,
     Sampling,
     Sink,
-    Thawed,
     Unreadable,
     Unwatched,
     Watcher,
@@ -39,7 +31,7 @@ from driver.protocol import (
 from driver.scarcity import frugal
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
-from machine.signals import signal_name, signal_number
+from machine.signals import signal_number
 from machine.spec import Spec
 from machine.states import Reason
 
@@ -47,51 +39,32 @@ if TYPE_CHECKING:
     import docker
 
     from driver.docker.driver import DockerDriver
-    from driver.docker.events import EventReader
     from driver.docker.stats import StatsStream
 
-_SUBSCRIBE_SECONDS = 10
 _EVENT_SECONDS = 0.1  # the event of a start comes about a millisecond after, or before, the answer
 _LOOKS = (0.05, 0.2, 0.5, 1, 2, 5)
 _NOT_RUNNING = re.compile("not running|only kill running")  # Docker's words, and Podman's
-_KILLED = range(129, 128 + 65)  # exit codes that name a signal
 
 
-class DockerContainer:
+class DockerContainer(Hearing):
     """See `driver.protocol.Container`. Made by `DockerDriver.prepare` and `recover`."""
 
     def __init__(
         self, driver: DockerDriver, preparation: Preparation, watcher: Watcher, spec: Spec, since: int | None = None
     ) -> None:
         """The container exists. `since` (ns): another runner made it, and saw what happened up to then."""
-        self.preparation = preparation
-        self._driver = driver
-        self._client = driver.client
-        self._id = preparation.container
-        self._watcher = watcher
+        super().__init__(driver, preparation, watcher)
         self._spec = spec
         self._beginning: Beginning | None = None
-        self._engine_at: int | None = None
-        self._start_seen = threading.Event()
-        self._own_signals: Counter[str] = Counter()
-        self._unnamed: int | None = None  # when somebody else sent a signal, and was not said which
-        self._lock = threading.Lock()
         self._end_sampling: Callable[[], None] = lambda: None
         self._stream: StatsStream | None = None
         self._totals: Sample | None = None
         self._output = Output(driver, self._id, watcher, tty=spec.tty)
         self._since = since
         self._whole: bool | None = None  # what `rejoin` said
-        self._told: set[tuple[str, int]] = set()
-        self._telling = threading.Lock()
         self._discarded = False
-        self._events: EventReader | None = None
         if since is None:
             self._listen(driver.events, self._event)
-
-    def _listen(self, events: EventReader, handler: Handler) -> None:
-        self._events = events  # kept: asking for it after the driver was closed would make another
-        events.listen(self._id, handler, self._unwatched)
 
     def _unwatched(self, since: int, why: str) -> None:
         over = self._events is None or not self._events.blind
@@ -103,7 +76,7 @@ class DockerContainer:
         """Attach, then start, once. When no answer comes we look whether it began; it is never asked twice."""
         if self._beginning is None:
             if self._events is not None:
-                self._events.wait(_SUBSCRIBE_SECONDS)
+                self._events.wait(SUBSCRIBE_SECONDS)
             self._output.attach(interactive=self._spec.interactive)
             try:
                 with self._driver.starting:
@@ -156,35 +129,6 @@ class DockerContainer:
             self._whole = self._output.again()
         return self._whole
 
-    def _catch_up(self, since: int) -> None:
-        """Hear of events from now on, and before that of those which the engine remembers."""
-        events = self._driver.ledger_events
-        with self._telling:  # what comes meanwhile is told after what came before it
-            self._listen(events, self._event_once)
-            events.wait(_SUBSCRIBE_SECONDS)
-            until = time.time_ns()
-            try:
-                past = self._past(ACTIONS, since, until)
-            except UnknownOutcomeError as error:
-                self._watcher.fact(Unwatched(until, since, str(error)))
-                return
-            for event in past:
-                self._tell(*event)
-
-    def _past(self, actions: tuple[str, ...], since: int, until: int) -> list[tuple[str, int, dict[str, str]]]:
-        filters = {"container": self._id, "type": "container", "event": list(actions)}
-        found = past_events(self._client, filters, since, until)
-        return [(event["Action"], event["timeNano"], event["Actor"].get("Attributes") or {}) for event in found]
-
-    def _event_once(self, action: str, at: int, attributes: dict[str, str]) -> None:
-        with self._telling:
-            self._tell(action, at, attributes)
-
-    def _tell(self, action: str, at: int, attributes: dict[str, str]) -> None:
-        if (action, at) not in self._told:
-            self._told.add((action, at))
-            self._event(action, at, attributes)
-
     def discard(self) -> bool:
         """Remove it without force, since a start may still be under way; what ran after all is not said to have not."""
         seen = self.inspect()
@@ -210,14 +154,12 @@ class DockerContainer:
 
     def signal(self, name: str) -> bool:
         """Send a signal; False when the container does not run."""
-        with self._lock:
-            self._own_signals[str(signal_number(name))] += 1
+        self._sends(name)
         try:
             kill(self._client, self._id, signal_number(name))
         except DriverError as error:
             if status(error) in (404, 409, 500):
-                with self._lock:
-                    self._own_signals[str(signal_number(name))] -= 1
+                self._sends(name, -1)
                 if status(error) != 500 or _NOT_RUNNING.search(str(error)):
                     return False
             raise
@@ -325,51 +267,5 @@ class DockerContainer:
         self._end_sampling()
         if self._stream is not None:
             self._stream.stop()
-        if self._events is not None:
-            self._events.forget(self._id)
+        self._forget()
         self._output.close()
-
-    def _event(self, action: str, at: int, attributes: dict[str, str]) -> None:
-        tell = self._watcher.fact
-        match action.split(":", maxsplit=1)[0]:
-            case "start":
-                self._engine_at = at
-                self._start_seen.set()
-            case "die":
-                self._died(at, int(attributes.get("exitCode", "255")))
-            case "oom":
-                tell(OomKilled(at))
-            case "kill" if not self._ours(signal := attributes.get("signal")):
-                self._killed(at, signal)
-            case "stop":  # we never ask for a stop: we send the signals of one
-                tell(ForeignSignal(at, self.preparation.stop_signal, stop=True, by_engine=self._restarted(at)))
-            case "pause":
-                tell(Froze(at))
-            case "unpause":
-                tell(Thawed(at))
-            case "destroy" | "remove":
-                tell(Destroyed(at))
-            case "health_status":
-                tell(HealthStatus(at, action.partition(":")[2].strip()))
-
-    def _died(self, at: int, code: int) -> None:
-        if self._unnamed is not None and code in _KILLED:
-            self._killed(self._unnamed, str(code - 128))
-        self._watcher.fact(Died(at, code, "die"))
-
-    def _killed(self, at: int, signal: str | None) -> None:
-        if signal is None:  # Podman does not say which; the exit code will, if it was the end
-            self._unnamed = at
-        else:
-            self._watcher.fact(ForeignSignal(at, signal_name(int(signal)), by_engine=self._restarted(at)))
-
-    def _restarted(self, at: int) -> bool:
-        return self._events is not None and self._events.restarted(at)
-
-    def _ours(self, signal: str | None) -> bool:
-        """Whether it was us who sent it; None: one of those we sent."""
-        with self._lock:
-            signal = signal or next(iter(+self._own_signals), "")
-            mine = self._own_signals[signal] > 0
-            self._own_signals[signal] -= mine
-        return mine

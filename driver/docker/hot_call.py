@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from driver.cgroup import CgroupMeter
 from driver.docker.container import DockerContainer
 from driver.docker.engine import look
+from driver.docker.hearing import SUBSCRIBE_SECONDS
 from driver.docker.hot import HotSet
 from driver.docker.hot_container import HotContainer
 from driver.protocol import Beginning, Died, Execution, Observation, OomKilled, Sampling, Sink, Watcher
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """Seconds without an answer."""
-_SUBSCRIBE_SECONDS = 10
 SIGKILL_EXIT = 137
 _LOOKS = (0, 0.05, 0.2)  # seconds before each
 _SPOILS = ("oom", "die", "kill", "stop", "destroy", "remove")
@@ -53,7 +53,7 @@ class HotCall(DockerContainer):
         """Ask for the command, once, and wait until it runs, or has run, or was refused."""
         if self._beginning is None:
             self._listen(self._driver.hot_events, self._event)
-            self._driver.hot_events.wait(_SUBSCRIBE_SECONDS)
+            self._driver.hot_events.wait(SUBSCRIBE_SECONDS)
             self._before = self._read_group()
             words = self._hot.words(self._spec)
             if not words:

@@ -122,6 +122,8 @@ class Attachment:
 
     def close(self) -> None:
         """Close the connection."""
+        with contextlib.suppress(OSError):  # that it is closed would be told to nobody who waits for it
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         self._raw.close()
         self._socket.close()  # http.client still holds it open otherwise
 
@@ -132,7 +134,7 @@ class Attachment:
     def _feed(self) -> None:
         # Either side may fail: the process ended first, or our input broke off, and then the process' input ends.
         with contextlib.suppress(OSError, ValueError):
-            for data in _input():
+            for data in _input(self._socket.fileno()):
                 self.send(data)
         with contextlib.suppress(OSError, ValueError):
             # Not that of TLS, after which nothing can be read any more: the engine takes this one as well.
@@ -185,7 +187,8 @@ def early(raw: Any) -> bytes:
         return b""  # nothing: TLS says so with an error
 
 
-def _input() -> Iterator[bytes]:
+def _input(connection: int) -> Iterator[bytes]:
+    """Our standard input as it comes, until the connection is over: what comes then is the next call's."""
     try:
         descriptor = sys.stdin.fileno()
     except (OSError, AttributeError):  # in memory, or there is none: nothing is waited for
@@ -193,7 +196,8 @@ def _input() -> Iterator[bytes]:
         return
     poll = select.poll()  # the terminal, or whoever gave it to us, may have made it non-blocking
     poll.register(descriptor, select.POLLIN)
-    while poll.poll():
+    poll.register(connection, select.POLLRDHUP)
+    while all(ready != connection for ready, _ in poll.poll()):
         with contextlib.suppress(BlockingIOError):
             if not (data := os.read(descriptor, _PIECE)):
                 return
