@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calls.outcome import Call
-    from calls.runner import CallFuture, Runner
+    from calls.runner import Runner
+    from calls.slots import CallFuture
     from machine.errors import (
         CallsError,
         DriverError,

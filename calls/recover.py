@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 from calls.identity import alive
 from calls.orphans import orphans
 from calls.recorder import Recorder
-from calls.runner import CallFuture, Runner
+from calls.runner import Runner
+from calls.slots import CallFuture
 from calls.takeover import GONE, Successor, gone, kept_output, unstarted
 from driver.protocol import Leftover
 from ledger.lease import Unsettled
@@ -181,7 +182,7 @@ class Recovery:
             finally:
                 runner.dismiss(successor)
 
-        runner.undertake(future, conduct)
+        runner.slots.undertake(future, conduct)
 
         def answer() -> Recovered | None:
             known.wait()

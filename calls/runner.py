@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from calls.admission import Admission, Need, Ticket
-from calls.capture import Capture, PassOn
+from calls.admission import Admission
+from calls.capture import PassOn
 from calls.clock import Clock, SystemClock
 from calls.conduct import Auth, Conductor, Tell
 from calls.identity import new_id, owner, requester
-from calls.outcome import Call, outcome
-from calls.recorder import Recorder
+from calls.outcome import Call
 from calls.roster import Roster
 from calls.settings import fingerprinter, ledger_path
+from calls.slots import CallFuture, Slots
 from calls.waiting import Order, Waiting, WaitingRoom
 from driver import registry
 from driver.protocol import Driver, Labels
@@ -27,10 +26,9 @@ from driver.sampler import Sampler
 from driver.standing import Standing, together
 from ledger.ledger import Ledger
 from machine import facts
-from machine.errors import RefusedError, SpecError, UsageError
+from machine.errors import SpecError, UsageError
 from machine.signals import signal_name, signal_number
 from machine.spec import Spec
-from machine.verdict import Verdict
 
 if TYPE_CHECKING:
     from calls.cleaner import Cleaner
@@ -39,15 +37,6 @@ if TYPE_CHECKING:
 MAX_CALLS = 256
 
 Via = Literal["api", "cli", "interrupt", "terminate", "close"]
-
-
-class CallFuture(Future[Call]):
-    """A call under way. `id` is known at once; the result is a `Call`, whatever became of it."""
-
-    def __init__(self, uid: str) -> None:
-        """Made by `Runner.submit`."""
-        super().__init__()
-        self.id = uid
 
 
 class Runner:
@@ -112,9 +101,8 @@ class Runner:
             from driver.docker import DockerDriver
 
             self._drivers["docker"] = self._attended(DockerDriver(self._pump, self._labels, warm, self._warn))
-        self._slots = ThreadPoolExecutor(max_calls, thread_name_prefix="call")
-        self._followers = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="follower")
-        self._room = WaitingRoom(self, lambda waiting: self._begin(waiting.order, waiting.ticket, waiting))
+        self.slots = Slots(self, max_calls)
+        self._room = WaitingRoom(self, lambda waiting: self.slots.begin(waiting.order, waiting.ticket, waiting))
         self._closed = False
         if self._exporter is not None:
             self._serve(self._exporter)
@@ -223,14 +211,14 @@ class Runner:
         future = CallFuture(new_id())
         order = Order(future, spec, self._submitted(future.id, spec), driver, pass_on, started, auth)
         if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
-            self.follow(order, known)
+            self.slots.follow(order, known)
             return future
         self.roster.expect(future.id)
         ticket = self.admission.ask(need, self._room.turn)
         if ticket.lacking:
             self._room.receive(order, ticket)
         else:
-            self._begin(order, ticket)
+            self.slots.begin(order, ticket)
         return future
 
     def _submitted(self, uid: str, spec: Spec) -> facts.Submitted:
@@ -243,34 +231,6 @@ class Runner:
             spec=spec.record(fingerprinter(self.ledger.id)),
             owner=self.owner,
         )
-
-    def _begin(self, order: Order, ticket: Ticket, waiting: Waiting | None = None) -> None:
-        self._slots.submit(self._carry_out, order, ticket, waiting)
-
-    def undertake(self, future: CallFuture, conduct: Callable[[], Verdict]) -> None:
-        """Do `conduct` in a slot; its verdict is the future's result."""
-
-        def begin(ticket: Ticket) -> None:
-            self._slots.submit(self._fulfil, future, conduct, ticket)
-
-        ticket = self.admission.ask(Need(), begin)
-        if not ticket.lacking:
-            begin(ticket)
-
-    def follow(self, order: Order, known: str) -> None:
-        """It was asked for before, and is the call `known`: its end is the order's.
-
-        In no slot: the call may be waiting for that very one.
-        """
-        order.future.id = known
-        self._followers.submit(self._fulfil, order.future, lambda: self._follow(order.future, order.started))
-
-    def _follow(self, future: CallFuture, started: Callable[[], None]) -> Verdict:
-        from calls.follow import follow
-
-        self.tell(f"{future.id} is this call already: waiting for its end", True)
-        started()
-        return follow(self.ledger.path, future.id)
 
     def dismiss(self, conductor: Conductor | Waiting) -> None:
         """Nothing more is done about the conductor's call."""
@@ -317,9 +277,9 @@ class Runner:
             return
         self._closed = True
         self.admission.drain()
-        self._slots.shutdown()
+        self.slots.finish()
         self._room.close()
-        self._followers.shutdown()
+        self.slots.close()
         if self._exporter is not None:
             self._exporter.close()
         if self.cleaner is not None:
@@ -346,52 +306,6 @@ class Runner:
             if name not in self._drivers:
                 self._drivers[name] = self._attended(registry.make(name, self._pump, self._labels))
             return self._drivers[name]
-
-    def _carry_out(self, order: Order, ticket: Ticket, waiting: Waiting | None) -> None:
-        future, spec = order.future, order.spec
-        if not future.set_running_or_notify_cancel() and waiting is None:
-            self.roster.forget(future.id)
-            self.admission.leave(ticket)
-            return
-        recorder = waiting.recorder if waiting else Recorder(self.ledger, self.clock, spec.redactor())
-        capture = Capture(spec.log_limit, spec.redactor(), self.clock.wall, recorder.output, order.pass_on)
-        conductor = Conductor(
-            future.id, spec, order.driver, self.sampler, recorder, capture, self.clock, self.tell, order.auth
-        )
-
-        def born(conductor: Conductor) -> None:
-            self.roster.enlist(conductor)
-            if waiting is not None and waiting.asked is not None:
-                conductor.ask(waiting.asked)  # it need not be in the log: that may be full
-
-        def conduct() -> Verdict | None:
-            admitted = facts.Admitted(waited=ticket.waited, lacking=ticket.lacking)
-            try:
-                return conductor.conduct(admitted if waiting else order.submitted, order.started, born)
-            except RefusedError:
-                if waiting is None and spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
-                    self.follow(order, known)  # somebody asked for the same call at the same moment
-                    return None
-                raise
-            finally:
-                self.dismiss(conductor)
-
-        self._fulfil(future, conduct, ticket)
-
-    def _fulfil(self, future: CallFuture, conduct: Callable[[], Verdict | None], ticket: Ticket | None = None) -> None:
-        """The verdict becomes the future's result; None: somebody else will see to it."""
-        try:
-            try:
-                verdict = conduct()
-            finally:
-                if ticket is not None:  # first: whoever waits for the call may ask for the next one at once
-                    self.admission.leave(ticket)
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the call
-            if not future.cancelled():
-                future.set_exception(error)
-        else:
-            if verdict is not None and not future.cancelled():
-                future.set_result(outcome(future.id, verdict))
 
 
 def _signal(name: str) -> str:

@@ -21,7 +21,8 @@ from machine.verdict import Verdict
 
 if TYPE_CHECKING:
     from calls.capture import PassOn
-    from calls.runner import CallFuture, Runner
+    from calls.runner import Runner
+    from calls.slots import CallFuture
     from driver.protocol import Driver
     from machine.spec import Spec
 
@@ -115,7 +116,7 @@ class WaitingRoom:
             key = waiting.spec.idempotency_key
             if key is None or (known := self._runner.ledger.keyed(key)) is None:
                 raise
-            self._runner.follow(waiting.order, known)  # somebody asked for the same call at the same moment
+            self._runner.slots.follow(waiting.order, known)  # somebody asked for the same call at the same moment
             self._runner.dismiss(waiting)
             self._forget(waiting)
             return

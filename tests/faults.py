@@ -13,16 +13,14 @@ import docker
 import pytest
 from engine_box import Box
 from invariants import invariants
-from running import until
+from running import LIMIT, until
 from scripted_engine import Engine
 
 import calls
-from calls.runner import CallFuture
+from calls.slots import CallFuture
 from ledger.read import Reader
 from machine.units import SECOND
 
-LIMIT = 60
-"""Seconds that only a failing test waits."""
 WAITS = "trap 'exit 0' TERM; echo up; while :; do sleep 0.02; done"
 IGNORES = "trap '' TERM; echo up; while :; do sleep 0.02; done"
 

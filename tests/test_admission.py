@@ -18,7 +18,7 @@ from running import IMAGE, until
 
 import calls
 from calls.admission import Admission, Need, Ticket
-from calls.runner import CallFuture
+from calls.slots import CallFuture
 from ledger.read import Reader
 from machine.errors import SpecError, UsageError
 from machine.spec import Spec

@@ -18,7 +18,8 @@ from invariants import invariants
 from running import IMAGE, calls, discard, kinds, shown, until
 
 from calls.recover import Recovery
-from calls.runner import CallFuture, Runner
+from calls.runner import Runner
+from calls.slots import CallFuture
 from driver.docker import DockerDriver
 from driver.protocol import LABEL, Labels
 from driver.pump import Pump
@@ -77,7 +78,7 @@ def _runs(uid: str) -> bool:
 
 def test_what_is_missing_is_made_marked_and_removed(runner: Runner, engine: docker.APIClient, name: Name) -> None:
     one, data = name("one"), name("data")
-    future = runner.submit(IMAGE, ["sleep", "20"], network=one, volume=[f"{data}:/data"])
+    future = runner.submit(IMAGE, ["sleep", "120"], network=one, volume=[f"{data}:/data"])
     until_running(future)
     labels = {"ledger": runner.ledger.id, "runner": runner.id, "call": future.id}
     wanted = {f"{LABEL}{key}": value for key, value in labels.items()}
@@ -109,7 +110,7 @@ def test_what_is_somebody_elses_is_used_and_left_alone(runner: Runner, engine: d
 def test_the_last_one_removes_what_several_use(runner: Runner, engine: docker.APIClient, name: Name) -> None:
     one, data = name("one"), name("data")
     options: dict[str, Any] = {"network": one, "volume": [f"{data}:/data"]}
-    long = runner.submit(IMAGE, ["sleep", "20"], **options)
+    long = runner.submit(IMAGE, ["sleep", "120"], **options)
     until_running(long)
     assert runner.run(IMAGE, ["touch", "/data/x"], **options).state == "success"
     with Runner(runner.ledger.path) as other:  # which knows nothing of the first one's claims
@@ -205,7 +206,7 @@ def test_a_network_removed_before_the_start_is_made_again(engine: docker.APIClie
 
 def test_several_networks_and_a_name_in_each(runner: Runner, name: Name, engine: docker.APIClient) -> None:
     one, two = name("one"), name("two")
-    server = runner.submit(IMAGE, ["sleep", "20"], network=[one, two], network_alias=["server"])
+    server = runner.submit(IMAGE, ["sleep", "120"], network=[one, two], network_alias=["server"])
     until_running(server)
     for network in (one, two):
         assert runner.run(IMAGE, ["nslookup", "server"], network=network).state == "success"
@@ -230,11 +231,11 @@ def test_the_least_used_network_of_a_set(runner: Runner, engine: docker.APIClien
     every = [name("one"), name("two"), name("three")]
     other = engine.create_network(every[0])["Id"]
     host = engine.create_host_config(network_mode=every[0])
-    strange = engine.create_container(IMAGE, ["sleep", "20"], host_config=host)["Id"]
-    futures = [runner.submit(IMAGE, ["sleep", "20"], network_of=every) for _ in range(2)]
+    strange = engine.create_container(IMAGE, ["sleep", "120"], host_config=host)["Id"]
+    futures = [runner.submit(IMAGE, ["sleep", "120"], network_of=every) for _ in range(2)]
     until_running(*futures)
     with Runner(runner.ledger.path) as second:
-        futures.append(second.submit(IMAGE, ["sleep", "20"], network_of=every))
+        futures.append(second.submit(IMAGE, ["sleep", "120"], network_of=every))
         until_running(futures[2])
         assert Counter(shown(future.id)["network"] for future in futures) == dict.fromkeys(every, 1) | {every[0]: 1}
         second.kill(futures[2].id)
@@ -263,7 +264,7 @@ def test_what_a_dead_runner_made_is_removed_with_its_container(
 
 def test_what_is_left_of_calls_that_are_over_is_reaped(runner: Runner, engine: docker.APIClient, name: Name) -> None:
     ended = runner.run(IMAGE, ["true"], network="none")
-    live = runner.submit(IMAGE, ["sleep", "20"], network="none")
+    live = runner.submit(IMAGE, ["sleep", "120"], network="none")
     until_running(live)
     marks = {"ended": (runner.ledger.id, ended.id), "live": (runner.ledger.id, live.id), "other": ("another", ended.id)}
     for what, (ledger, call) in marks.items():
@@ -291,7 +292,7 @@ def test_what_a_call_still_uses_is_not_reaped(runner: Runner, engine: docker.API
     ended = runner.run(IMAGE, ["true"], network="none")
     labels = {f"{LABEL}ledger": runner.ledger.id, f"{LABEL}call": ended.id}
     engine.create_network(name("one"), labels=labels)
-    live = runner.submit(IMAGE, ["sleep", "20"], network=name("one"))
+    live = runner.submit(IMAGE, ["sleep", "120"], network=name("one"))
     until_running(live)
     with Runner(runner.ledger.path, recover=False) as second:
         (told,) = list(Recovery(second).reap(0))

@@ -14,10 +14,11 @@ import pytest
 from faults import LIMIT
 from invariants import invariants
 from private_engine import PrivateEngine, missing, private_engine
+from processes import ends
 from running import until
 
 import calls
-from calls.runner import CallFuture
+from calls.slots import CallFuture
 from ledger.read import Reader
 
 pytestmark = pytest.mark.engine
@@ -55,7 +56,8 @@ def script(runner: calls.Runner, text: str, **options: Any) -> CallFuture:
     first = threading.Event()
     options = {"network": "none", "output": lambda *_: first.set(), **options}
     future = runner.submit(IMAGE, ["sh", "-c", text], **options)
-    assert first.wait(LIMIT), future
+    until(lambda: first.is_set() or future.done(), "its first line")
+    assert first.is_set(), future
     until(lambda: "started" in kinds(runner.ledger.path, future), "its start")  # output may come before the answer
     return future
 
@@ -80,17 +82,27 @@ def output(ledger: Path, future: CallFuture) -> bytes:
         return b"".join(piece.data for piece in reader.output(reader.resolve(future.id)))
 
 
+def processes(engine: PrivateEngine, *futures: CallFuture) -> list[int]:
+    """The first one of each container."""
+    with engine.client() as client:
+        return [client.inspect_container(future.id)["State"]["Pid"] for future in futures]
+
+
 def test_row_13_a_killed_engine_stops_what_it_finds_and_loses_it(
-    image: bytes, ledger: Path, monkeypatch: pytest.MonkeyPatch
+    image: bytes, ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Started again it sends TERM to every container that has outlived it, and KILL ten seconds later."""
     with killable(image, monkeypatch, live_restore=False) as engine:
         with calls.Runner(ledger) as runner:
             stubborn, obedient = script(runner, STUBBORN), script(runner, OBEDIENT)
-            short, failing = script(runner, "echo up; sleep 1"), script(runner, "echo up; sleep 1; echo last; exit 5")
+            wait, gate = "echo up; while [ ! -e /gate/end ]; do sleep 0.05; done", [f"{tmp_path}:/gate"]
+            short = script(runner, wait, volume=gate)
+            failing = script(runner, f"{wait}; echo last; exit 5", volume=gate)
+            pids = processes(engine, short, failing)
             engine.kill9()
             until(lambda: gaps(ledger, failing), "the gap")
-            threading.Event().wait(1.5)  # the short ones end while nobody looks, and no other sign of it is left
+            (tmp_path / "end").touch()
+            assert all(map(ends, pids)), "nobody looks, and no other sign of it is left"
             engine.start()
             ended = [verdict(future.result(LIMIT)) for future in (stubborn, obedient, short, failing)]
         assert ended == [
@@ -113,10 +125,13 @@ def test_row_14_with_live_restore_a_killed_engine_is_only_a_gap(
         with calls.Runner(ledger) as runner:
             wait = "while [ ! -e /gate/open ]; do sleep 0.05; done"
             waiting = script(runner, f"echo up; {wait}; echo after; exit 3", volume=[f"{tmp_path}:/gate"])
-            short, cancelled = script(runner, "echo up; sleep 1; echo meanwhile"), script(runner, OBEDIENT)
+            ends_soon = "echo up; while [ ! -e /gate/end ]; do sleep 0.05; done; echo meanwhile"
+            short, cancelled = script(runner, ends_soon, volume=[f"{tmp_path}:/gate"]), script(runner, OBEDIENT)
+            (pid,) = processes(engine, short)
             engine.kill9()
             until(lambda: gaps(ledger, short), "the gap")
-            threading.Event().wait(1.5)
+            (tmp_path / "end").touch()
+            assert ends(pid)
             engine.start()
             until(lambda: len(gaps(ledger, cancelled)) == 2, "the end of the gap")
             (tmp_path / "open").touch()
@@ -135,7 +150,7 @@ def test_row_20_what_somebody_else_restarts_is_killed(
     runner: calls.Runner, engine: docker.APIClient, ledger: Path
 ) -> None:
     future = script(runner, OBEDIENT)
-    engine.restart(future.id, timeout=5)
+    engine.restart(future.id, timeout=50)
     assert verdict(future.result(LIMIT)) == ("killed", "external", 0, "TERM")
     runner.close()
     assert invariants(ledger) == 1

@@ -11,18 +11,16 @@ import docker
 import docker.errors
 import pytest
 from registry import Registry, serving
-from running import until
+from running import LIMIT, until
 
 import calls
-from calls.runner import CallFuture
+from calls.slots import CallFuture
 from driver.docker import transfer
 from ledger.read import Reader
 from machine.errors import SpecError
 
 pytestmark = pytest.mark.engine
 
-LIMIT = 60
-"""Seconds that only a failing test waits."""
 NONE = {"network": "none"}
 
 

@@ -21,7 +21,7 @@ from running import ARMED, LIMIT, STUBBORN
 from test_driver_contract import running
 
 import calls
-from calls.runner import CallFuture
+from calls.slots import CallFuture
 from driver.protocol import Container, ForeignSignal, OutputEnded
 from ledger.read import Reader
 from machine.errors import DriverError
@@ -120,8 +120,8 @@ def test_a_registry_that_nobody_answers_for(runner: calls.Runner) -> None:
 
 
 def test_timeout(runner: calls.Runner) -> None:
-    assert run(runner, "sh", "-c", ARMED, timeout="1s") == ("timeout", "deadline", 0)
-    assert run(runner, "sh", "-c", STUBBORN, timeout="1s", stop_timeout="1s") == ("timeout", "deadline", 137)
+    assert run(runner, "sh", "-c", ARMED, timeout="5s") == ("timeout", "deadline", 0)
+    assert run(runner, "sh", "-c", STUBBORN, timeout="5s", stop_timeout="1s") == ("timeout", "deadline", 137)
 
 
 def test_cancel(runner: calls.Runner) -> None:
@@ -177,7 +177,7 @@ def test_sixteen_mebibytes_of_output_arrive_whole(runner: calls.Runner) -> None:
 def test_health_that_nobody_looks_after_is_waited_for_no_longer_than_said(runner: calls.Runner) -> None:
     if Path("/run/systemd/system").exists():
         pytest.skip("systemd looks after it")
-    options = {"health_cmd": "true", "health_interval": "1s", "health_timeout": "2s"}
+    options = {"health_cmd": "true", "health_interval": "1s", "health_timeout": "5s"}
     assert run(runner, "sh", "-c", ARMED, **options) == ("timeout", "health", 0)
 
 

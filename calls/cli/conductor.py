@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import driver.docker  # noqa: F401 - if `lean` could not load it
-from calls.cli.launch import MESSAGES
+from calls.cli.launch import MESSAGES, hear
 from calls.cli.passing import write
 from calls.identity import requester
 from calls.outcome import FAILED, INTERRUPTED, Call, describe, exit_status
-from calls.runner import CallFuture, Runner
+from calls.runner import Runner
+from calls.slots import CallFuture
 from machine.errors import CallsError
 from machine.facts import SignalRequested
 from machine.signals import signal_name
@@ -143,9 +144,9 @@ class _Interrupts:
         self.count = 0
         signal.signal(signal.SIGINT, self._interrupt)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._terminate)
+            hear(number, self._terminate)
         for number in MESSAGES:
-            signal.signal(number, self._pass_on)
+            hear(number, self._pass_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *MESSAGES))
 
     def _interrupt(self, *_: object) -> None:
@@ -187,7 +188,7 @@ class _PassOn:
         self._lost: dict[int, str] = {}
 
     def when_gone(self, gone: Callable[[str], None]) -> None:
-        """Call `gone` with the reason when a stream cannot be passed on any more, or at once when that is so already."""
+        """Call `gone` with the reason when a stream cannot be passed on any more, or at once if that is so already."""
         self._gone = gone
         for why in self._lost.values():
             gone(why)

@@ -17,7 +17,7 @@ from ledger.read import Reader
 from machine.states import Kind
 
 _COLUMNS = (  # wide enough for every kind and state: what follows later must stand below
-    Column("SEQ", lambda event: str(event["seq"]), right=True),
+    Column("SEQ", lambda event: str(event["seq"]), right=True, width=3),
     Column("T+", lambda event: f"{event['t_seconds']:.3f}", right=True, width=8),
     Column("EVENT", lambda event: event["kind"], width=16),
     Column("STATE", lambda event: event["state"], width=11, coloured=True),

@@ -46,7 +46,7 @@ class Child:
         so that Ctrl-C reaches it once and in one way (unless it must read from the terminal).
         """
         for number in _HELD:
-            signal.signal(number, self._pass_on)
+            hear(number, self._pass_on)
         if order["terminal"]:
             for number in (signal.SIGINT, signal.SIGQUIT):
                 signal.signal(number, lambda *_: None)  # the child reads from it, and is told by it
@@ -67,7 +67,8 @@ class Child:
 
     def _hand_over(self, order: dict[str, Any]) -> tuple[str, int]:
         """-> its answer, and if there is none how it ended."""
-        with os.fdopen(self._orders, "w", encoding="ascii") as orders:
+        # It may have ended already: then nobody takes the order.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(self._orders, "w", encoding="ascii") as orders:
             json.dump(order, orders)
         with os.fdopen(self._answers, encoding="ascii") as answers:
             answer = answers.read()
@@ -76,6 +77,12 @@ class Child:
     def _pass_on(self, number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(self._pid, number)
+
+
+def hear(number: int, handler: Callable[[int, Any], object]) -> None:
+    """Handle a signal, unless it is the hangup and we were told to ignore that: by nohup."""
+    if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def _as_it_was(order: dict[str, Any]) -> contextlib.AbstractContextManager[object]:
