@@ -32,6 +32,7 @@ class Redactor:
     def __init__(self, values: Iterable[str] = ()) -> None:
         """`values` are the secrets themselves; those under SHORTEST bytes are passed over."""
         found = {value.encode() for value in values if len(value.encode()) >= SHORTEST}
+        found |= {value.replace(b"\n", b"\r\n") for value in found}  # as a terminal writes it
         ordered = sorted(found, key=len, reverse=True)  # longest first: one secret may contain another
         self._pattern = re.compile(b"|".join(map(re.escape, ordered))) if ordered else None
         self.reach = len(ordered[0]) - 1 if ordered else 0

@@ -13,6 +13,7 @@ import docker
 import ledgers
 import pytest
 from hypothesis import HealthCheck, settings
+from running import LIMIT
 
 import calls
 
@@ -25,7 +26,7 @@ settings.load_profile("default")
 def _engine_fault() -> str | None:
     # In a process of its own: what a failed connection leaves open is not the tests' concern.
     probe = f"import docker; docker.from_env().images.get({IMAGE!r})"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=LIMIT, check=False)
     if done.returncode == 0:
         return None
     return f"no Docker Engine with the image {IMAGE}: {done.stderr.strip().splitlines()[-1]}"
@@ -93,7 +94,7 @@ def command() -> Command:
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "calls.cli", *arguments]
-        return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+        return subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
     return run
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, TypeVar
 from unittest.mock import patch
 
+import running
 from scripted_engine import Engine
 
 from calls.clock import Clock, SystemClock
@@ -26,8 +27,8 @@ from machine.spec import Spec
 from machine.states import Reason
 from machine.units import SECOND
 
-LIMIT = 30 * SECOND
-"""How long to wait for what must come: only a failing test waits so long."""
+LIMIT = running.LIMIT * SECOND
+"""How long to wait for what must come, ns."""
 
 SUCCEEDS = ("true",)
 FAILS = ("sh", "-c", "printf hello; printf oops >&2; exit 3")

@@ -251,7 +251,7 @@ class Box:
             self._tell(f"exec_start: {shlex.join(words)}")
             # Not asyncio's own: its watcher of children would cost a thread a probe.
             done = subprocess.run(  # noqa: ASYNC221
-                words, capture_output=True, check=False, timeout=10
+                words, capture_output=True, check=False, timeout=60
             )
             self._tell("exec_die", exitCode=str(done.returncode))
             self._judge(done.returncode, (done.stdout + done.stderr).decode(), check.get("Retries") or 3)

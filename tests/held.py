@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
-from calls.clock import SystemClock
+from running import kinds, until
+
+from calls.clock import Item, SystemClock
 from driver.protocol import Beginning, Died, Leftover, Observation, OutputEnded, Preparation, Watcher
 from machine.signals import signal_number
 from machine.spec import Spec
+from machine.units import SECOND
+
+_LOOK = SECOND // 100
 
 
 class Ahead(SystemClock):
@@ -27,6 +34,21 @@ class Ahead(SystemClock):
 
     def monotonic(self) -> int:
         return super().monotonic() + self._skipped
+
+    def get(self, items: queue.SimpleQueue[Item], timeout_ns: int | None) -> Item:
+        """Who waits for a time is woken when that is skipped."""
+        if timeout_ns is None:
+            return super().get(items, None)
+        until = self.monotonic() + timeout_ns
+        while (left := until - self.monotonic()) > _LOOK:
+            with suppress(queue.Empty):
+                return super().get(items, _LOOK)
+        return super().get(items, left)
+
+
+def time_out(clock: Ahead, call: str) -> None:
+    """Bring the deadline of a call about: by ten minutes each time, however late it begins to wait for that."""
+    until(lambda: (clock.skip(600 * SECOND), "signalled" in kinds(call))[1], "the deadline")
 
 
 class HeldContainer:

@@ -147,5 +147,5 @@ def _live(ledger: Ledger) -> None:
 def said(path: Path, *arguments: str) -> tuple[int, str, str]:
     """Run `calls ARGUMENT...` on a ledger, in UTC; -> exit status, standard output, standard error."""
     environment = os.environ | {"TZ": "UTC", "CALLS_LEDGER": str(path)}
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, env=environment, timeout=60, check=False)
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, env=environment, timeout=120, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()

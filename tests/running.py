@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,12 @@ import docker.errors
 from ledgers import COMMAND
 
 from ledger.read import Reader
+from machine.errors import UnknownCallError
 
 IMAGE = "busybox"
 RUN = ("run", "--network", "none")
-LIMIT = 60
-"""Seconds to wait for what must come: only a failing test waits so long."""
+LIMIT = 120
+"""Seconds to wait for what must come: only a failing test waits so long, or a machine that is very busy."""
 STAY = "echo up; while [ ! -e /gate/open ]; do sleep 0.05; done; echo done; exit 4"
 """A script that ends when the file `open` is made in /gate."""
 ARMED = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
@@ -111,9 +112,20 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def until_kind(call: str, kind: str) -> None:
+    """Wait until the call has an event of this kind."""
+
+    def has() -> bool:
+        with suppress(UnknownCallError):  # not even submitted yet
+            return kind in kinds(call)
+        return False
+
+    until(has, kind)
+
+
 def settled(call: str = "@last") -> bool:
-    """Whether nothing more will be recorded of the call."""
-    return kinds(call)[-1] == "cleaned"
+    """Whether its recorder is done with the call; what others asked of it may be recorded later."""
+    return "cleaned" in kinds(call)
 
 
 def hear(descriptor: int, text: bytes) -> bytes:
@@ -190,7 +202,13 @@ def discard(engine: docker.APIClient, uid: str) -> None:
     """Remove what a call that nobody records any more has left behind."""
     engine.remove_container(uid, v=True, force=True)
     for path in Path("/sys/fs/cgroup").glob(f"*/call-{uid}"):
+        until(lambda path=path: _let_go(path), f"the kernel to let go of {path}")  # type: ignore[misc]
+
+
+def _let_go(path: Path) -> bool:
+    with suppress(OSError):  # of what has just ended something may be left in it
         path.rmdir()
+    return not path.exists()
 
 
 def shell(script: str) -> list[str]:

@@ -108,7 +108,7 @@ class TestWait:
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(timeout=1)
                 call.end(State.ERROR, Reason.EXIT, exit_code=7)
-                assert process.communicate(timeout=10)[0] == "7\n"
+                assert process.communicate(timeout=60)[0] == "7\n"
 
     def test_a_call_that_nobody_can_take_up_is_said_to_be_one(
         self, ledger: Path, monkeypatch: pytest.MonkeyPatch

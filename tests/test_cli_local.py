@@ -54,7 +54,7 @@ def test_a_timeout() -> None:
 
 
 def test_a_timeout_of_what_does_not_listen() -> None:
-    said = local("--timeout", "500ms", "--stop-timeout", "100ms", "--", "sh", "-c", STUBBORN)
+    said = local("--timeout", "2s", "--stop-timeout", "100ms", "--", "sh", "-c", STUBBORN)
     assert said[:2] == (124, b"up\n")
     assert told(said) == "timeout/deadline, exit code 137"
     assert [event["data"]["signal"] for event in events() if event["kind"] == "signalled"] == ["TERM", "KILL"]
@@ -107,6 +107,31 @@ def test_what_only_an_engine_can_do_is_refused(words: list[str]) -> None:
     assert calls("ps", "-a", "-q") == (0, b"", b"")
 
 
+def test_no_signal_is_ignored_or_held_back() -> None:
+    said = local("--", "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+    assert said.out == b"SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+
+
+def test_quit_ends_the_process_and_not_its_record() -> None:
+    with under(*LOCAL, "--", "sh", "-c", "echo up; exec sleep 600") as call:
+        call.hear(b"up\n")
+        call.send(signal.SIGQUIT)
+        said = warned(call.end())
+    assert said[:2] == (131, b"up\n")
+    assert told(said) == "killed/user, exit code 131, signal QUIT"
+
+
+def test_nohup() -> None:
+    script = "trap 'exit 4' USR1; echo up; while :; do sleep 0.05; done"
+    words = (*LOCAL, "--", "sh", "-c", script)
+    with under(*words, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as call:
+        call.hear(b"up\n")
+        call.send(signal.SIGHUP)
+        call.send(signal.SIGUSR1)  # heard after the other, if that is heard at all
+        assert warned(call.end())[:2] == (4, b"up\n")
+    assert [kind for kind in kinds() if kind.endswith("requested")] == ["signal-requested"]
+
+
 def test_no_command() -> None:
     assert calls(*LOCAL) == (125, b"", b"calls: COMMAND: no command given\n")
 
@@ -150,9 +175,8 @@ def test_input_as_it_comes() -> None:
 
 
 def test_a_reader_that_goes_away_ends_the_call() -> None:
-    done = subprocess.run(
-        running.shell(f'"$@" {" ".join(LOCAL)} -- yes | head -n 1'), capture_output=True, timeout=60, check=False
-    )
+    words = running.shell(f'"$@" {" ".join(LOCAL)} -- yes | head -n 1')
+    done = subprocess.run(words, capture_output=True, timeout=running.LIMIT, check=False)
     assert done.stdout == b"y\n"
     until(settled, "the end of the call")
     assert verdict()[:2] == ("cancelled", "user")
@@ -230,3 +254,10 @@ def test_killing_the_recorder_leaves_what_it_had_written(tmp_path: Path) -> None
     assert kinds()[:3] == ["submitted", "prepared", "started"]
     until(settled, "its recovery")
     assert verdict() == ("error", "lost", None)  # a parent's death takes the exit code along
+
+
+def test_a_recorder_that_was_killed_before_it_knew_of_the_call(tmp_path: Path, ledger: Path) -> None:
+    (tmp_path / "docker.py").write_text("import os; os.kill(os.getpid(), 9)")  # it loads that first
+    line = b"calls: the recording process was killed; another one takes the call over\n"
+    assert calls(*LOCAL, "--", "true", PYTHONPATH=str(tmp_path)) == (125, b"", line)
+    assert not ledger.exists()

@@ -18,6 +18,20 @@ from ledger.ledger import Ledger
 from ledger.read import Reader
 
 DETACHED = ("run", "-d", "--network", "none")
+WAIT = "while [ ! -e open ]; do sleep 0.05; done"
+"""In a script: until there is a file `open` in its folder."""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that a script in `inside` waits for."""
+    (tmp_path / "gate").mkdir()
+    return tmp_path / "gate" / "open"
+
+
+def inside(gate: Path) -> tuple[str, ...]:
+    """The options by which a container is in the folder of a file."""
+    return "-v", f"{gate.parent}:/gate", "-w", "/gate"
 
 
 def orphaned(*words: str) -> str:
@@ -74,14 +88,15 @@ def test_without_an_engine_its_calls_are_left_and_it_says_why(ledger: Path) -> N
     assert kinds() == before
 
 
-def test_a_process_of_this_host_is_watched_to_its_end_and_its_code_is_lost(ledger: Path) -> None:
-    said = calls("run", "-d", "--driver", "local", "--", "sleep", "1")
+def test_a_process_of_this_host_is_watched_to_its_end_and_its_code_is_lost(ledger: Path, gate: Path) -> None:
+    said = calls("run", "-d", "--driver", "local", "-w", str(gate.parent), "--", "sh", "-c", WAIT)
     uid = said.out.decode().strip()
     with Reader(ledger) as reader:
         (call,) = reader.unsettled()
     assert call.lease is not None
     os.kill(call.lease.pid, signal.SIGKILL)
     until(lambda: seen(uid)["orphan"], "the death of its runner to show")
+    gate.touch()
     assert calls("wait", uid).status == 0
     assert verdict(uid) == ("error", "lost", None)
     until(lambda: kinds(uid)[-1] == "cleaned", "its last word")
@@ -89,11 +104,12 @@ def test_a_process_of_this_host_is_watched_to_its_end_and_its_code_is_lost(ledge
 
 
 @pytest.mark.engine
-def test_a_container_that_runs_is_watched_again_to_its_end(ledger: Path) -> None:
-    uid = orphaned(IMAGE, "sh", "-c", "echo one; sleep 2; echo two; exit 3")
+def test_a_container_that_runs_is_watched_again_to_its_end(ledger: Path, gate: Path) -> None:
+    uid = orphaned(*inside(gate), IMAGE, "sh", "-c", f"echo one; {WAIT}; echo two; exit 3")
     (told,) = recovered()
     assert (told["id"], told["was"], told["action"]) == (uid, "running", "re-attached")
     assert seen(uid)["orphan"] is False
+    gate.touch()
     assert calls("wait", uid).out == b"3\n"
     assert calls("logs", uid).out == b"one\ntwo\n"
     until(lambda: kinds(uid)[-1] == "cleaned", "its last word")
@@ -102,8 +118,9 @@ def test_a_container_that_runs_is_watched_again_to_its_end(ledger: Path) -> None
 
 
 @pytest.mark.engine
-def test_a_container_that_has_ended_gets_its_true_verdict(ledger: Path, engine: docker.APIClient) -> None:
-    uid = orphaned(IMAGE, "sh", "-c", "echo out; exit 7")
+def test_a_container_that_has_ended_gets_its_true_verdict(ledger: Path, engine: docker.APIClient, gate: Path) -> None:
+    uid = orphaned(*inside(gate), IMAGE, "sh", "-c", f"echo out; {WAIT}; exit 7")
+    gate.touch()
     engine.wait(uid)
     (told,) = recovered()
     assert (told["action"], told["state"], told["reason"]) == ("settled", "error", "exit")
@@ -113,7 +130,7 @@ def test_a_container_that_has_ended_gets_its_true_verdict(ledger: Path, engine: 
 
 @pytest.mark.engine
 def test_a_container_that_is_gone_is_lost(engine: docker.APIClient, ledger: Path) -> None:
-    uid = orphaned(IMAGE, "sleep", "60")
+    uid = orphaned(IMAGE, "sleep", "600")
     engine.remove_container(uid, force=True)
     (told,) = recovered()
     assert (told["id"], told["action"], told["state"], told["reason"]) == (uid, "settled", "error", "lost")
@@ -121,7 +138,7 @@ def test_a_container_that_is_gone_is_lost(engine: docker.APIClient, ledger: Path
 
 @pytest.mark.engine
 def test_a_dry_run_changes_nothing(ledger: Path, engine: docker.APIClient) -> None:
-    uid = orphaned(IMAGE, "sleep", "60")
+    uid = orphaned(IMAGE, "sleep", "600")
     before = kinds(uid)
     (told,) = recovered("--dry-run")
     assert (told["action"], kinds(uid)) == ("re-attached", before)
@@ -132,17 +149,19 @@ def test_a_dry_run_changes_nothing(ledger: Path, engine: docker.APIClient) -> No
 
 
 @pytest.mark.engine
-def test_whoever_cancels_a_call_without_a_runner_takes_it_over(ledger: Path) -> None:
-    uid = orphaned(IMAGE, "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.1; done")
+def test_whoever_cancels_a_call_without_a_runner_takes_it_over(ledger: Path, gate: Path) -> None:
+    uid = orphaned(*inside(gate), IMAGE, "sh", "-c", "trap 'exit 5' TERM; touch up; while :; do sleep 0.1; done")
+    until((gate.parent / "up").exists, "it to listen")
     assert calls("cancel", uid, "--comment", "enough").status == 0
     assert calls("wait", uid).out == b"5\n"
     assert verdict(uid) == ("cancelled", "user", 5)
 
 
 @pytest.mark.engine
-def test_the_start_of_another_call_is_enough(ledger: Path) -> None:
-    uid = orphaned(IMAGE, "sh", "-c", "sleep 1; exit 4")
+def test_the_start_of_another_call_is_enough(ledger: Path, gate: Path) -> None:
+    uid = orphaned(*inside(gate), IMAGE, "sh", "-c", f"{WAIT}; exit 4")
     assert calls("run", "--network", "none", IMAGE, "true").status == 0
+    gate.touch()
     until(lambda: kinds(uid)[-1] == "cleaned", "its end")
     assert verdict(uid) == ("error", "exit", 4)
 
@@ -191,8 +210,8 @@ POINTS = {
 @pytest.mark.parametrize("point", POINTS)
 def test_rows_2_to_11_on_a_real_engine(ledger: Path, engine: docker.APIClient, tmp_path: Path, point: str) -> None:
     """The runner is killed just there; what it left is recovered, and the container was started once at most."""
-    health = ("--health-cmd", "true", "--health-interval", "0.2s")
-    script = "echo begun >> /truth/begun; sleep 2"
+    health = ("--health-cmd", "touch /truth/asked", "--health-interval", "0.2s")
+    script = "echo begun >> /truth/begun; while [ ! -e /truth/asked ]; do sleep 0.05; done; sleep 2"
     words = ("run", "--network", "none", "-v", f"{tmp_path}:/truth", *health, IMAGE, "sh", "-c", script)
     said = calls(*words, CALLS_FAILPOINT=f"{point}:kill9")
     assert (said.status, b"recording process was killed" in said.err) == (125, True)

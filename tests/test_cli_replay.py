@@ -10,12 +10,13 @@ import pty
 import select
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import ledgers
 import pytest
 from ledgers import COMMAND, Call, Said, uid
+from running import LIMIT
 from test_replay import tamper
 
 from calls.cli.stepping import walk
@@ -218,16 +219,15 @@ def test_the_end_of_input_ends_the_walk(path: Path, capsys: pytest.CaptureFixtur
 def until(terminal: int, key: bytes, over: Callable[[bytes], bool]) -> bytes:
     """Press a key until the screen is as expected: what is typed before the program listens is lost."""
     seen = b""
-    for _ in range(600):
-        os.write(terminal, key)
-        while select.select([terminal], [], [], 0.1)[0]:
-            try:
+    with suppress(OSError):  # how Linux says that the other side is closed
+        for _ in range(10 * LIMIT):
+            os.write(terminal, key)
+            while select.select([terminal], [], [], 0.1)[0]:
                 seen += os.read(terminal, 65536)
-            except OSError:  # how Linux says that the other side is closed
+            if over(seen):
                 return seen
-        if over(seen):
-            return seen
-    raise AssertionError(seen)
+        raise AssertionError(seen)
+    return seen
 
 
 def test_a_walk_on_a_terminal(path: Path) -> None:

@@ -57,6 +57,7 @@ SEQ        T+  EVENT             STATE        DATA
                 rest = process.stdout.read().splitlines()
         assert "started" in head[-1]
         assert ["succeeded" in rest[0], "cleaned" in rest[1], len(rest)] == [True, True, 2]
+        assert form or rest[0].index("succeeded") == head[-1].index("started")  # one below the other
         assert process.returncode == 0
 
 
@@ -158,6 +159,13 @@ class TestSql:
     def test_the_schema_can_be_asked_for(self, said: Said, query: str) -> None:
         status, out, _ = said("sql", query, "--nl")
         assert (status, json.loads(out.splitlines()[0])["name"]) == (0, "id")
+
+    @pytest.mark.parametrize(("form", "delimiter"), [("--csv", ","), ("--tsv", "\t")])
+    def test_separated_values_come_back_as_they_were(self, said: Said, form: str, delimiter: str) -> None:
+        values = ["a\rb", "a\nb", "a\r\n", 'a"b', "a\tb", " a,b ", ""]
+        query = "SELECT " + ", ".join(f"'{value}' AS c{number}" for number, value in enumerate(values))
+        header, row = csv.reader(io.StringIO(said("sql", query, form)[1], newline=""), delimiter=delimiter)
+        assert (len(header), row) == (len(values), values)
 
     def test_no_sql(self, said: Said) -> None:
         assert said("sql", "selec") == (2, "", 'calls: sql: near "selec": syntax error\n')

@@ -163,6 +163,7 @@ def test_detached(tmp_path: Path) -> None:
 
 def test_detached_and_cancelled_by_a_signal_to_the_recorder() -> None:
     run("-d", IMAGE, "sh", "-c", ARMED)
+    until(lambda: running.kept(1) == b"up\n", "its first line")
     os.kill(running.recorder(), signal.SIGTERM)
     until(settled, "the end of the call")
     assert verdict() == ("cancelled", "user", 0)

@@ -7,6 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def inspect(engine: docker.APIClient) -> Inspect:
     """Begins a call with options; -> what the engine knows of its container."""
 
     def inspect(*words: str) -> dict[str, Any]:
-        said = calls(*RUN, "-d", *words, IMAGE, "sleep", "60")
+        said = calls(*RUN, "-d", *words, IMAGE, "sleep", "600")
         assert (said.status, said.err) == (0, b"")
         found: dict[str, Any] = engine.inspect_container(said.out.decode().strip())
         assert calls("kill", "@last").status == 0
@@ -216,7 +217,7 @@ def test_what_nobody_vouches_for() -> None:
         id -u; id -g; grep -E '^(CapBnd|NoNewPrivs)' /proc/self/status; ulimit -n; ls /sys/class/net
         touch /x 2>/dev/null || echo / is read-only
         touch /tmp/x; df -k /tmp | awk 'NR == 2 { print $2 }'; df -i /tmp | awk 'NR == 2 { print $2 }'
-        i=0; while [ $i -lt 60 ]; do sleep 9 & i=$((i+1)); done
+        i=0; while [ $i -lt 60 ]; do sleep 600 & i=$((i+1)); done
     """
     said = calls("run", "--untrusted", IMAGE, "sh", "-c", script)
     assert said.status == 2  # the shell's own, when it cannot fork
@@ -272,12 +273,11 @@ def answer(place: str) -> bytes:
 
     def hear() -> bool:
         nonlocal heard
-        try:
-            with socket.create_connection((host, int(port)), timeout=running.LIMIT) as peer:
-                heard = peer.recv(4096)
-        except OSError:
-            return False
-        return bool(heard)
+        heard = b""
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=running.LIMIT) as peer:
+            while not heard.endswith(b"from inside") and (piece := peer.recv(4096)):
+                heard += piece
+        return heard.endswith(b"from inside")
 
     running.until(hear, "an answer")
     return heard

@@ -16,7 +16,8 @@ from running import IMAGE, calls, run, shown, told
 
 pytestmark = pytest.mark.engine
 
-SUBNET, ADDRESS, MAC = "10.213.78.0/24", "10.213.78.9", "02:42:0a:d5:4e:09"
+ADDRESS, MAC = f"10.213.{os.getpid() % 256}.9", "02:42:0a:d5:4e:09"
+SUBNET = ADDRESS.replace(".9", ".0/24")
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ def test_no_shared_memory_at_all() -> None:
 
 def test_another_call_by_its_id() -> None:
     """The name of a call's container is the call's id."""
-    said = calls("run", "-d", "--ipc", "shareable", IMAGE, "sleep", "60")
+    said = calls("run", "-d", "--ipc", "shareable", IMAGE, "sleep", "600")
     assert said.status == 0, said.err
     call = said.out.decode().strip()
     words = ("sh", "-c", "for kind in pid ipc net; do readlink /proc/self/ns/$kind; done")

@@ -115,7 +115,7 @@ def test_limits_and_names(inspect: Inspect) -> None:
     found = inspect(
         *("--name", "limited", "--label", "team=a,b", "-l", "empty=", "--label", "bare"),
         *("--memory", "64m", "--cpus", "0.5", "--pids-limit", "32", "--stop-signal", "int"),
-        *("--workdir", "/nowhere/yet", IMAGE, "sleep", "60"),
+        *("--workdir", "/nowhere/yet", IMAGE, "sleep", "600"),
     )
     labels, host = found["Config"]["Labels"], found["HostConfig"]
     assert {name: labels[name] for name in ("team", "empty", "bare")} == {"team": "a,b", "empty": "", "bare": ""}
@@ -127,7 +127,7 @@ def test_limits_and_names(inspect: Inspect) -> None:
 
 
 def test_the_bare_container(inspect: Inspect) -> None:
-    found = inspect(IMAGE, "sleep", "60")
+    found = inspect(IMAGE, "sleep", "600")
     host = found["HostConfig"]
     limits = ("Memory", "NanoCpus", "PidsLimit", "ReadonlyRootfs", "Privileged", "Init", "Binds", "Tmpfs")
     assert not [name for name in limits if host.get(name)]
@@ -155,10 +155,14 @@ def test_the_host_network(engine: docker.APIClient) -> None:
 
 
 def test_a_stop_signal_and_the_grace_after_it() -> None:
-    script = "trap 'echo asked; exit 9' USR1; while :; do sleep 0.05; done"
-    said = run("--stop-signal", "USR1", "--timeout", "500ms", IMAGE, "sh", "-c", script)
-    assert said[:2] == (124, b"asked\n")
-    assert running.told(said) == "timeout/deadline, exit code 9"
+    script = "trap 'echo asked; exit 9' USR1; echo up; while :; do sleep 0.05; done"
+    options = ("--stop-signal", "USR1", "--stop-timeout", "24h")
+    with running.under(*RUN, *options, IMAGE, "sh", "-c", script) as call:
+        call.hear(b"up\n")
+        assert calls("cancel", "@last").status == 0
+        said = call.end()
+    assert said[:2] == (130, b"up\nasked\n")
+    assert running.told(said) == "cancelled/user, exit code 9"
 
 
 @pytest.mark.parametrize(("given", "recorded"), [("35", "35"), ("SIGRTMIN", "34")])

@@ -75,6 +75,18 @@ def test_a_signal_cancels(number: signal.Signals, via: str) -> None:
     assert (verdict(), asked()) == (("cancelled", "user", 0), [("cancel-requested", via)])
 
 
+def test_what_is_neither_the_end_nor_an_interrupt_is_passed_on() -> None:
+    script = "for name in QUIT USR1 USR2; do trap \"echo $name\" $name; done; trap 'exit 3' TERM; echo up; "
+    with under(*RUN, IMAGE, "sh", "-c", f"{script}while :; do sleep 0.05; done") as call:
+        call.hear(b"up\n")
+        for number in (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            call.send(number)
+            call.hear(f"{number.name.removeprefix('SIG')}\n".encode())
+        call.send(signal.SIGTERM)
+        assert call.end()[:2] == (130, b"up\nQUIT\nUSR1\nUSR2\n")
+    assert asked() == [*[("signal-requested", "interrupt")] * 3, ("cancel-requested", "terminate")]
+
+
 def test_ctrl_c_twice_kills() -> None:
     with under(*RUN, "--stop-timeout", "10m", IMAGE, "sh", "-c", STUBBORN) as call:
         call.hear(b"up\n")

@@ -154,6 +154,17 @@ def test_a_reader_of_both_streams_that_goes_away() -> None:
     assert verdict() == ("cancelled", "user", 137)
 
 
+def test_a_stream_that_cannot_be_written_is_told_and_the_other_goes_on() -> None:
+    script = "echo one; trap 'echo over >&2; exit 4' TERM; while :; do sleep 0.05; done"
+    with Path("/dev/full").open("wb") as full, under(*RUN, IMAGE, "sh", "-c", script, stdout=full) as call:
+        said = call.end()
+    why = "the output cannot be passed on: No space left on device"
+    assert said.status == 130
+    assert said.err.startswith(f"calls: {why}\nover\ncalls: cancelled/user, exit code 4".encode())
+    assert [event["data"]["comment"] for event in events() if event["kind"] == "cancel-requested"] == [why]
+    assert (kept(1), kept(2)) == (b"one\n", b"over\n")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_not_there(closed: str, ledger: Path) -> None:
     """Else the ledger's own file could be number 1, and get the output."""

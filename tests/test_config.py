@@ -155,6 +155,14 @@ def test_a_path_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert host["Mounts"][0]["Source"] == f"{tmp_path}/x:y"
 
 
+def test_a_path_from_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(DriverError, match=r"^\./a is a path from the current folder, which is not there any more$"):
+        create_request(build_spec("busybox", volume=["./a:/b"]), {})
+
+
 def test_the_first_network_is_where_it_is_created() -> None:
     said = request(network=["one", "two"], network_alias=["db"])
     assert said["HostConfig"]["NetworkMode"] == "one"

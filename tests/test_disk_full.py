@@ -191,7 +191,7 @@ def test_a_ledger_that_is_held_for_a_second_is_waited_for(ledger: Path, tmp_path
             with pytest.raises(subprocess.TimeoutExpired):
                 holder.wait(1)
             assert not future.done()
-        assert future.result(30).exit_code == 4
+        assert future.result(60).exit_code == 4
     assert (runner.ledger.unwritten, invariants(ledger)) == ("", 1)
 
 
@@ -204,7 +204,7 @@ def test_a_call_that_ends_while_the_ledger_is_held_for_longer_is_taken_in_when_i
         until(lambda: started(ledger), "the start to be recorded")
         with held(ledger):
             (tmp_path / "open").touch()
-            assert future.result(30).exit_code == 4
+            assert future.result(60).exit_code == 4
             assert shown(future.id)["state"] == "running"
             with pytest.raises(LedgerError, match="another process holds it locked"):
                 runner.run(None, ["touch", f"{tmp_path}/ran"], driver="local")
@@ -221,6 +221,6 @@ def test_a_call_can_be_cancelled_while_the_ledger_cannot_be_written(
         until(lambda: started(ledger), "the start to be recorded")
         with held(ledger):
             runner.cancel(future.id)
-            assert future.result(30).state == "cancelled"
+            assert future.result(60).state == "cancelled"
     assert kinds(future.id)[-3:] == ["signalled", "cancelled", "cleaned"]
     assert (shown(future.id)["reason"], invariants(ledger)) == ("user", 1)

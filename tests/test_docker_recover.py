@@ -229,7 +229,7 @@ def test_a_recovered_container_is_sampled_and_accounted_for(stage: Stage) -> Non
 
 def test_an_attachment_that_broke_goes_on_where_it_was(stage: Stage) -> None:
     """As after a restart of an engine that leaves its containers running: nothing comes twice."""
-    command = shell("echo one; trap 'echo two; exit' TERM; while :; do sleep 0.05; done")
+    command = shell("trap 'echo two; exit' TERM; echo one; while :; do sleep 0.05; done")
     ear = stage.ear()
     container = stage.prepare(command, ear)
     container.start()
@@ -247,7 +247,7 @@ def test_an_attachment_that_broke_goes_on_where_it_was(stage: Stage) -> None:
 
 def test_a_log_that_breaks_off_is_read_on(stage: Stage) -> None:
     """By itself: its end is not taken for that of the output."""
-    command = shell("echo one; trap 'echo two; exit' TERM; while :; do sleep 0.05; done")
+    command = shell("trap 'echo two; exit' TERM; echo one; while :; do sleep 0.05; done")
     started(stage, command)
     ear = stage.ear()
     found = stage.successor().found(command, ear)

@@ -72,15 +72,16 @@ def test_an_engine_that_does_not_tell_is_not_one_without_the_container(
 
 def test_an_inspect_that_hangs_ends_soon(stage: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sooner than other requests: a conductor waits for it. So does a signal, and the engine's memory."""
-    monkeypatch.setattr(requests_of, "_PROMPT", 0.1)
     container = running(stage)
-    for method, path, act in (
-        ("GET", "/json$", container.inspect),
-        ("POST", "/kill$", lambda: container.signal("KILL")),
-    ):
-        engine.lie(method, path, hang)
-        with pytest.raises(UnknownOutcomeError):
-            act()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(requests_of, "_PROMPT", 0.1)
+        for method, path, act in (
+            ("GET", "/json$", container.inspect),
+            ("POST", "/kill$", lambda: container.signal("KILL")),
+        ):
+            engine.lie(method, path, hang)
+            with pytest.raises(UnknownOutcomeError):
+                act()
     assert container.inspect().status == "running"
     container.remove()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import sys
+import threading
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
@@ -15,6 +18,7 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from running import LIMIT
 
 from driver.docker.engine import connect, health_check, nanoseconds, observation
 from driver.docker.errors import pull_reason, speaking
@@ -265,3 +269,22 @@ def test_a_malformed_line_is_counted_and_the_next_good_one_is_used(lines: list[s
     pieces = (wire[start : start + cut] for start in range(0, len(wire), cut))
     found = list(documents(pieces, lambda _: bad.append(True)))
     assert (len(found), len(bad)) == (lines.count("good"), len(lines) - lines.count("good"))
+
+
+@pytest.mark.parametrize("by_us", [True, False])
+def test_what_is_typed_after_the_end_is_left_for_the_next(monkeypatch: pytest.MonkeyPatch, *, by_us: bool) -> None:
+    near, far = socket.socketpair()
+    reading, writing = os.pipe()
+    with far, os.fdopen(reading, encoding="utf-8") as stdin, os.fdopen(writing, "wb", buffering=0) as typist:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        attachment = Attachment(near, lambda *_: None, lambda: None)
+        attachment.feed()
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "stdin")
+        typist.write(b"1")
+        assert far.recv(1) == b"1"
+        (attachment if by_us else far).close()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+        typist.write(b"2")
+        assert os.read(reading, 99) == b"2"
+        attachment.close()

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from contract import LIMIT, STAYS, Ear, Stage, local
 from processes import ends, known
+from running import until
 
 from driver.local import search
 from driver.local.adopted import AdoptedContainer
@@ -91,10 +93,11 @@ def test_it_is_found_watched_and_ended(orphan: Orphan, recorded: bool) -> None: 
     assert [type(fact) for fact in ear.facts] == [OutputEnded]
 
 
-def test_one_that_ends_by_itself_is_gone_and_no_success(orphan: Orphan) -> None:
+def test_one_that_ends_by_itself_is_gone_and_no_success(orphan: Orphan, tmp_path: Path) -> None:
     """Nobody knows how it ended."""
-    _, container, ear = orphan("sleep", "0.5")
+    _, container, ear = orphan("sh", "-c", f"while [ ! -e {tmp_path}/open ]; do sleep 0.05; done")
     container.rejoin()
+    (tmp_path / "open").touch()
     ear.until(OutputEnded)
     seen = container.inspect()
     assert (seen.status, seen.exit_code) == ("gone", None)
@@ -135,12 +138,18 @@ def test_its_number_may_be_anothers_by_now(stage: Stage) -> None:
     assert stage.recover(STAYS, uid="another-call", trace=Trace(0, pid=other)) is None
     assert stage.stranger().recover(STAYS, trace=Trace(0, pid=other)) is not None
     os.kill(other, signal.SIGKILL)
+    assert ends(other)
 
 
 def test_what_is_left_of_the_group_ends_with_it(orphan: Orphan) -> None:
     """As it would have under its own runner."""
     pid, container, ear = orphan("sh", "-c", "sleep 600 & exec sleep 600")
-    (child,) = [one.pid for one in search.marked(container._found.ledger) if one.group == pid != one.pid]
+
+    def children() -> list[int]:
+        return [one.pid for one in search.marked(container._found.ledger) if one.group == pid != one.pid]
+
+    until(children, "its child")
+    (child,) = children()
     container.rejoin()
     os.kill(pid, signal.SIGKILL)
     ear.until(OutputEnded)

@@ -99,7 +99,7 @@ def test_what_runs_is_found_as_it_is(stage: Stage) -> None:
     assert found.preparation.container == container.preparation.container
     assert (seen.status, seen.pid, seen.exit_code) == ("running", begun.pid, None)
     assert seen.started_at is not None
-    assert abs(seen.started_at - (beginning.engine_at or seen.started_at)) < SECOND
+    assert abs(seen.started_at - (beginning.engine_at or seen.started_at)) < 20 * SECOND
     container.remove()
 
 

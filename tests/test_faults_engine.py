@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from engine_http import Act, delay, drop, hang, says, truncate
 from faults import IGNORES, LIMIT, WAITS, World, world
+from held import Ahead, time_out
 from running import until
 
 from calls import conduct, stopping
@@ -60,6 +61,7 @@ def test_row_13_what_a_killed_engine_takes_along_is_its_loss(stage: World) -> No
 
 
 def test_row_13_what_obeys_the_returning_engine_and_exits_with_0_is_no_success(stage: World) -> None:
+    stage.engine.grace = LIMIT
     future = stage.script(WAITS)
     stage.engine.kill9()
     stage.until(future, "gap")
@@ -71,6 +73,7 @@ def test_row_13_what_obeys_the_returning_engine_and_exits_with_0_is_no_success(s
 
 def test_row_13_an_end_is_not_judged_before_the_news_of_the_returning_engine(stage: World) -> None:
     """Inspect shows exit code 0 a while before the events say what led to it."""
+    stage.engine.grace = LIMIT
     future = stage.script(WAITS)
     box = stage.box(future)
     stage.engine.kill9()
@@ -104,9 +107,11 @@ def test_row_13_what_ended_by_itself_meanwhile_has_its_true_code(
 def test_row_13_an_engine_that_never_comes_back_is_no_success(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "CONFIRM", SECOND // 20)
     monkeypatch.setattr("calls.watch._RETRIES", (0, SECOND // 20))
-    with world(ledger, left=1) as stage:
-        future = stage.script(WAITS, timeout="500ms", stop_timeout="100ms")
+    clock = Ahead()
+    with world(ledger, left=1, clock=clock) as stage:
+        future = stage.script(WAITS, timeout="10m", stop_timeout="100ms")
         stage.engine.kill9()
+        time_out(clock, future.id)
         told = stage.end(future)
         assert told.verdict[:2] == ("timeout", "deadline")
         assert told.evidence["unconfirmed"]
@@ -127,7 +132,7 @@ def test_row_14_with_live_restore_nothing_but_a_gap_is_left_of_it(lasting: World
     assert lasting.output(future) == b"up\nafter\n"
     assert all(before < gap["since"] <= gap["until"] for gap in told.of("gap"))
     assert len(told.gaps("output")) == 1
-    assert not clean.of("gap")
+    assert not clean.gaps("events") + clean.gaps("output")
 
 
 def test_row_14_what_is_cancelled_after_the_restart_is_cancelled(lasting: World) -> None:
@@ -165,7 +170,7 @@ def test_row_15_the_wait_for_an_engine_ends_in_time(stage: World) -> None:
     told = stage.run("true", prepare_timeout="1s")
     assert (told.verdict, told.never_ran) == (("error", "engine-unavailable", None, None), True)
     (preparing,) = stage.query("SELECT preparing_ns FROM call")[0]
-    assert SECOND // 2 < preparing <= SECOND
+    assert SECOND // 2 < preparing < 20 * SECOND
 
 
 def test_row_15_who_waits_for_an_engine_can_be_cancelled(stage: World) -> None:
@@ -185,7 +190,7 @@ def test_row_15_who_waits_for_an_engine_can_be_cancelled(stage: World) -> None:
 def test_row_16_a_create_that_times_out_but_succeeds_gives_one_container(
     stage: World, monkeypatch: pytest.MonkeyPatch, act: Act, *, done: bool
 ) -> None:
-    monkeypatch.setattr(engine, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(engine, "_TIMEOUT", 2)
     stage.engine.lie("POST", "/containers/create", act, done=done)
     future = stage.submit("sleep", "0.2")
     stage.until(future, "prepared")
@@ -206,7 +211,7 @@ def test_row_16_a_create_that_fails_again_and_again_is_refused(stage: World) -> 
 def test_row_16_a_start_that_times_out_but_succeeds_is_not_asked_twice(
     stage: World, monkeypatch: pytest.MonkeyPatch, act: Act
 ) -> None:
-    monkeypatch.setattr(engine, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(engine, "_TIMEOUT", 2)
     stage.engine.lie("POST", "/start$", act, done=True)
     told = stage.run("sh", "-c", "echo once")
     assert (told.verdict, stage.engine.asked("POST", "/start")) == (DONE, 1)
@@ -229,7 +234,7 @@ def test_row_16_with_an_engine_that_takes_its_time_the_deadline_is_by_our_clock(
     future = stage.script(IGNORES, timeout="1s", stop_timeout="0")
     told = stage.end(future)
     assert told.verdict == ("timeout", "deadline", 137, None)
-    assert 1 <= told.at("signalled") - told.at("started") < 3
+    assert 1 <= told.at("signalled") - told.at("started") < 20
 
 
 # 17, 18: what does not answer, and what does not die.
@@ -250,7 +255,7 @@ def test_row_17_a_hanging_inspect_of_one_call_is_no_other_calls_business(
     told = stage.end(stuck)
     assert told.verdict == ("timeout", "deadline", 137, None)
     assert fault.met
-    assert 1 <= told.at("signalled") - told.at("started") < 5
+    assert 1 <= told.at("signalled") - told.at("started") < 20
     stage.runner.cancel(other.id)
     assert stage.end(other).verdict == ("cancelled", "user", 0, None)
 
@@ -263,9 +268,9 @@ def test_row_18_a_kill_that_does_nothing_is_tried_five_times_and_left_to_the_rea
     monkeypatch.setattr(conduct, "ABANDON", SECOND // 10)
     stuck = says(500, b'{"message": "did not receive an exit event"}')
     with world(ledger, left=1) as stage:
-        future = stage.script(IGNORES, timeout="200ms", stop_timeout="100ms")
         stage.engine.lie("POST", "/kill$", says(204), times=None)
         stage.engine.lie("DELETE", "/containers/", stuck, times=None)
+        future = stage.script(IGNORES, timeout="200ms", stop_timeout="100ms")
         told = stage.end(future)
         assert told.verdict == ("timeout", "deadline", None, None)
         assert told.evidence["unconfirmed"]
@@ -358,7 +363,6 @@ def test_row_21_what_was_only_said_to_be_started_never_succeeds(stage: World, mo
 
 
 def test_row_21_an_exit_code_of_what_never_started_is_no_success(stage: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calls.watch.GLANCE", SECOND // 2)
     monkeypatch.setattr(conduct, "DRAIN", SECOND // 10)
     monkeypatch.setattr(conduct, "ABANDON", SECOND // 10)
     stage.engine.lie("POST", "/start$", says(204))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from faults import WAITS, SteppingClock, Told, World, world
+from held import Ahead
 from running import until
 from scripted_engine import Event
 
-from calls.clock import SystemClock
 from driver.protocol import LABEL
 from machine.units import SECOND
 
@@ -58,9 +58,8 @@ def test_row_26_ten_thousand_events_in_a_second_cost_no_call_its_verdict(stage: 
 
 
 def test_row_26_an_end_that_a_burst_drowned_is_found_and_counted(stage: World) -> None:
-    future = stage.script("echo up; sleep 0.3; exit 5")
     stage.engine.events_pass = lambda event: [] if event["Action"] == "die" else [event]
-    told = stage.end(future)
+    told = stage.end(stage.script("echo up; sleep 0.3; exit 5"))
     assert told.verdict == ("error", "exit", 5, None)
     assert [gap["lost"] for gap in told.gaps("events")] == [1]
 
@@ -104,7 +103,7 @@ def test_row_27_duplicated_events_change_nothing(stage: World, tmp_path: Path, t
     told = live(stage, tmp_path)
     assert (told.verdict, told.kinds()) == (clean.verdict, clean.kinds())
     assert clean.kinds()[2:-2] == ["started", "paused", "resumed"]
-    assert not told.of("gap")
+    assert not told.gaps("events")
 
 
 def test_row_27_our_own_signals_told_twice_are_nobody_elses(stage: World) -> None:
@@ -167,7 +166,6 @@ async def _refuse(_: object) -> None:
 
 @pytest.mark.parametrize("line", [b"{\n", b'{"Action": "die"}\n', b"[1]\n", b"null\n", b"[" * 100_000 + b"\n"])
 def test_row_27_a_malformed_event_is_a_gap(stage: World, monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
-    future = stage.script("echo up; sleep 0.3; exit 5")
     whole, spoilt = stage.engine.wire, []
 
     def wire(event: Event) -> bytes:
@@ -177,17 +175,18 @@ def test_row_27_a_malformed_event_is_a_gap(stage: World, monkeypatch: pytest.Mon
         return whole(event)
 
     monkeypatch.setattr(stage.engine, "wire", wire)
-    told = stage.end(future)
+    told = stage.end(stage.script("echo up; sleep 0.3; exit 5"))
     assert told.verdict == ("error", "exit", 5, None)
     assert told.gaps("events")
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_row_30_a_wall_clock_that_is_set_moves_no_deadline_and_is_noted(ledger: Path, hours: int) -> None:
-    clock = SteppingClock(SystemClock())
+    clock = SteppingClock(inner := Ahead())
     with world(ledger, clock=clock) as stage:
-        future = stage.script(WAITS, timeout="1500ms", stop_timeout="10s")
+        future = stage.script(WAITS, timeout="10s", stop_timeout="24h")
         clock.ahead = hours * 3600
+        until(lambda: (inner.skip(5 * SECOND), "signalled" in stage.kinds(future))[1], "the deadline")
         told = stage.end(future)
         assert told.verdict == ("timeout", "deadline", 0, None)
         (gap,) = told.gaps("clock")
@@ -198,8 +197,8 @@ def test_row_30_a_wall_clock_that_is_set_moves_no_deadline_and_is_noted(ledger: 
         jumps = [abs(after - before) for (_, before, _), (_, after, _) in pairwise(rows)]
         assert max(jumps) == pytest.approx(3600 * SECOND, rel=0.01), "what the wall clock said is kept"
         (running,) = stage.query("SELECT running_ns FROM call")[0]
-        assert 1.4 * SECOND < running < 5 * SECOND, "durations are those of the monotonic clock"
+        assert 10 * SECOND <= running < 600 * SECOND, "durations are those of the monotonic clock"
 
 
 def test_row_30_a_clock_that_runs_is_no_news(stage: World) -> None:
-    assert not stage.run("true").of("gap")
+    assert not stage.run("true").gaps("clock")

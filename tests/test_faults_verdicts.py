@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from faults import IGNORES, WAITS, World, world
 
+from machine.units import SECOND
+
 HEALTH: dict[str, Any] = {"health_interval": "50ms", "health_retries": 2, "stop_timeout": 0}
 OOM = ("killed", "oom", 137, "KILL")
 
@@ -65,7 +67,8 @@ def test_row_24_out_of_memory_of_a_child_ends_nothing(stage: World) -> None:
     assert told.evidence["oom"] == ["event", "inspect"]
 
 
-def test_row_24_an_event_that_comes_after_the_end_still_counts(stage: World) -> None:
+def test_row_24_an_event_that_comes_after_the_end_still_counts(stage: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("calls.watch.SETTLE", 3 * SECOND)
     future = stage.script(IGNORES)
     box = stage.box(future)
 

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 import running
-from running import LIMIT, events, hear, until
+from held import Ahead, time_out
+from running import LIMIT, events, hear, until, until_kind
 from test_remote_engine import Forwarder, remote
 
 import calls
@@ -24,7 +26,7 @@ from calls.recover import Recovery
 from driver.docker import hot
 from driver.docker.hot_container import HotContainer, key
 from ledger.read import Reader
-from machine.errors import SpecError, UnknownCallError
+from machine.errors import SpecError
 from machine.spec import Spec
 
 __all__ = ("remote",)
@@ -54,18 +56,17 @@ def told(runner: calls.Runner, words: list[str], **options: Any) -> tuple[bytes,
     return bytes(said[1]), bytes(said[2])
 
 
-def until_kind(call: str, kind: str) -> None:
-    """Wait until the call has an event of this kind."""
+def overdue(runner: calls.Runner, clock: Ahead, script: str, **options: Any) -> calls.Call:
+    """A hot call whose deadline comes when it has written something."""
+    said = threading.Event()
+    options = {"network": "none", "hot": True, "timeout": "10m", "output": lambda *_: said.set(), **options}
+    future = runner.submit(IMAGE, shell(script), **options)
+    assert said.wait(LIMIT)
+    time_out(clock, future.id)
+    return future.result(LIMIT)
 
-    def has() -> bool:
-        with suppress(UnknownCallError):  # not even submitted yet
-            return kind in running.kinds(call)
-        return False
 
-    until(has, kind)
-
-
-def container(call: calls.Call) -> str:
+def container(call: calls.Call | calls.CallFuture) -> str:
     """The container of a hot call, by its record."""
     (made,) = (event["data"] for event in events(call.id) if event["kind"] == "prepared")
     assert made["hot"] is True
@@ -81,9 +82,15 @@ def there(runner: calls.Runner) -> dict[str, str]:
 
 
 @pytest.fixture
-def runner(ledger: Path) -> Iterator[calls.Runner]:
-    """A runner on the test's ledger; closed, it has no container."""
-    with calls.Runner(ledger) as runner:
+def clock() -> Ahead:
+    """The runner's."""
+    return Ahead()
+
+
+@pytest.fixture
+def runner(ledger: Path, clock: Ahead) -> Iterator[calls.Runner]:
+    """A runner on the test's ledger, whose deadlines can be brought near; closed, it has no container."""
+    with calls.Runner(ledger, clock=clock) as runner:
         yield runner
     assert there(runner) == {}
 
@@ -166,8 +173,11 @@ def test_the_container_is_not_said_to_be_removed(runner: calls.Runner) -> None:
 
 @pytest.mark.engine
 def test_calls_at_once_have_containers_of_their_own(runner: calls.Runner) -> None:
-    futures = [runner.submit(IMAGE, ["sleep", "1"], network="none", hot=True) for _ in range(2)]
-    assert len({container(future.result()) for future in futures}) == 2
+    futures = [runner.submit(IMAGE, ["sleep", "600"], network="none", hot=True) for _ in range(2)]
+    for future in futures:
+        until_kind(future.id, "started")
+    assert len({container(future) for future in futures}) == 2
+    runner.cancel_all()
 
 
 @pytest.mark.engine
@@ -265,7 +275,8 @@ def test_a_container_in_which_something_is_left_is_not_used_again(runner: calls.
 @pytest.mark.parametrize("options", [{}, {"init": True}])
 def test_where_all_has_ended_it_is(runner: calls.Runner, options: dict[str, Any]) -> None:
     """Even if nobody had waited for it."""
-    used = [run(runner, shell(script), **options) for script in ("(sleep 0.1 &); sleep 0.3", "true")]
+    ends = "(sleep 0.1 &); while ps | grep -q 'slee[p] 0.1$'; do sleep 0.05; done"
+    used = [run(runner, shell(script), **options) for script in (ends, "true")]
     assert len({container(call) for call in used}) == 1
 
 
@@ -276,11 +287,11 @@ def test_late_output_of_one_call_is_not_the_next_ones(runner: calls.Runner, way:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(("script", "code"), [(ARMED, 0), (STUBBORN, 137)])
+@pytest.mark.parametrize(("script", "grace", "code"), [(ARMED, "24h", 0), (STUBBORN, "300ms", 137)])
 def test_a_call_that_was_stopped_takes_its_container_along(
-    runner: calls.Runner, script: str, code: int, way: dict[str, bool]
+    runner: calls.Runner, clock: Ahead, script: str, grace: str, code: int, way: dict[str, bool]
 ) -> None:
-    first = run(runner, shell(script), timeout="500ms", stop_timeout="300ms", **way)
+    first = overdue(runner, clock, script, stop_timeout=grace, **way)
     assert (first.state, first.reason, first.exit_code) == ("timeout", "deadline", code)
     assert container(run(runner, ["true"])) != container(first)
     assert container(first) not in there(runner)
@@ -288,9 +299,11 @@ def test_a_call_that_was_stopped_takes_its_container_along(
 
 @pytest.mark.engine
 @pytest.mark.parametrize("options", [{"init": True}, {"user": "1000"}])
-def test_the_signal_is_the_commands_whoever_its_parent_is(runner: calls.Runner, options: dict[str, Any]) -> None:
-    armed = shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done")
-    call = run(runner, armed, timeout="500ms", **options)
+def test_the_signal_is_the_commands_whoever_its_parent_is(
+    runner: calls.Runner, clock: Ahead, options: dict[str, Any]
+) -> None:
+    armed = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"
+    call = overdue(runner, clock, armed, stop_timeout="24h", **options)
     assert (call.reason, call.exit_code) == ("deadline", 7)
 
 
@@ -342,11 +355,15 @@ def test_a_container_that_was_removed_meanwhile_is_replaced(runner: calls.Runner
 
 @pytest.mark.engine
 def test_a_call_can_be_paused_and_resumed(runner: calls.Runner, way: dict[str, bool]) -> None:
-    future = runner.submit(IMAGE, shell("sleep 1; echo done"), network="none", hot=True, **way)
+    up = threading.Event()
+    future = runner.submit(IMAGE, shell(ARMED), network="none", hot=True, output=lambda *_: up.set(), **way)
+    assert up.wait(LIMIT)
     until_kind(future.id, "started")
     runner.pause(future.id)
     until_kind(future.id, "paused")
     runner.resume(future.id)
+    until_kind(future.id, "resumed")
+    runner.signal(future.id, "TERM")
     assert future.result().state == "success"
     assert "resumed" in [each["kind"] for each in events(future.id)]
 
@@ -431,31 +448,34 @@ def test_each_call_has_its_own_cpu_time_and_peak(runner: calls.Runner, ledger: P
 
 
 @pytest.mark.engine
-def test_far_away_it_is_the_same(remote: Forwarder, ledger: Path, way: dict[str, bool]) -> None:
-    with calls.Runner(ledger) as runner:
+def test_far_away_it_is_the_same(remote: Forwarder, ledger: Path, clock: Ahead, way: dict[str, bool]) -> None:
+    with calls.Runner(ledger, clock=clock) as runner:
         first, second = run(runner, ["true"], **way), run(runner, shell("exit 3"), **way)
         assert (first.state, second.exit_code) == ("success", 3)
         left = run(runner, shell("sleep 600 >/dev/null 2>&1 & :"), **way)
         assert container(first) == container(second) == container(left)
-        stopped = run(runner, shell(ARMED), timeout="500ms", **way)
+        stopped = overdue(runner, clock, ARMED, stop_timeout="24h", **way)
         assert (stopped.reason, stopped.exit_code) == ("deadline", 0)
         assert container(stopped) != container(left)
     assert there(runner) == {}
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("script", ["sleep 2", "sleep 2; echo lost"])
+@pytest.mark.parametrize("script", ["", "; echo lost"])
 def test_a_cut_connection_is_a_gap_and_an_exit_code_is_the_commands_or_unknown(
-    remote: Forwarder, ledger: Path, script: str, way: dict[str, bool]
+    remote: Forwarder, ledger: Path, tmp_path: Path, script: str, way: dict[str, bool]
 ) -> None:
     """The engine may say 126 of a command whose last words it could not pass on: that is not the command's."""
     said = bytearray()
     with calls.Runner(ledger) as runner:
-        options: dict[str, Any] = {"network": "none", "hot": True, **way}
-        words = shell(f"echo up; {script}")
+        options: dict[str, Any] = {"network": "none", "hot": True, "volume": [f"{tmp_path}:/gate"], **way}
+        words = shell(f"echo up; while [ ! -e /gate/open ]; do sleep 0.05; done{script}")
         future = runner.submit(IMAGE, words, output=lambda _, data: said.extend(data), **options)
         until(lambda: said, "the first word")
         remote.cut()
+        if way:  # the engine executes it: what ends before anybody has looked again has just ended
+            until(lambda: "hot-follow" in [thread.name for thread in threading.enumerate()], "a look at what runs on")
+        (tmp_path / "open").touch()
         call = future.result(LIMIT)
     assert (call.state, call.reason, call.exit_code) in (("success", "exit", 0), ("error", "engine-lost", None))
     assert "output" in [each["data"]["of"] for each in events(call.id) if each["kind"] == "gap"]

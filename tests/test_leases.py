@@ -16,6 +16,7 @@ from contract import Ear
 from invariants import invariants
 from ledgers import OWNER, Call
 from recovering import Succession
+from running import LIMIT, until
 
 import calls
 from calls import identity
@@ -108,9 +109,8 @@ def test_the_heartbeat_is_renewed(ledger: Path, monkeypatch: pytest.MonkeyPatch)
         Call(open_ledger, 1)
         first = open_ledger.unsettled()[0].lease
         assert first is not None
-        end = time.monotonic() + 30
-        while (seen := open_ledger.unsettled()[0].lease) == first and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: open_ledger.unsettled()[0].lease != first, "another heartbeat")
+        seen = open_ledger.unsettled()[0].lease
         assert seen is not None
         assert seen.beat_at > first.beat_at
 
@@ -123,14 +123,15 @@ def test_all_calls_of_a_runner_that_is_gone_are_orphans(ledger: Path) -> None:
     assert [call.call_id for call in orphans(unsettled, time.time_ns() + STALE)] == [1, 2, 3]
 
 
-def test_row_37_two_runners_of_one_ledger_leave_each_others_calls_alone(ledger: Path) -> None:
+def test_row_37_two_runners_of_one_ledger_leave_each_others_calls_alone(ledger: Path, tmp_path: Path) -> None:
+    script = f"while [ ! -e {tmp_path}/open ]; do sleep 0.05; done"
     with calls.Runner(ledger) as one, calls.Runner(ledger) as other:
-        mine = one.submit(None, ["sleep", "0.5"], driver="local")
-        its = other.submit(None, ["sleep", "0.5"], driver="local")
-        while len(one.ledger.unsettled()) < 2:
-            time.sleep(0.01)
+        mine = one.submit(None, ["sh", "-c", script], driver="local")
+        its = other.submit(None, ["sh", "-c", script], driver="local")
+        until(lambda: len(one.ledger.unsettled()) == 2, "both in the ledger")
         assert list(Recovery(one).settle()) == []
-        assert [future.result(30).state for future in (mine, its)] == ["success", "success"]
+        (tmp_path / "open").touch()
+        assert [future.result(LIMIT).state for future in (mine, its)] == ["success", "success"]
     with Reader(ledger) as reader:
         kinds = [event["kind"] for call in (1, 2) for event in reader.events(call)]
     assert "adopted" not in kinds
@@ -158,7 +159,9 @@ def test_row_45_after_a_reboot_what_the_engine_lost_sight_of_is_lost(ledger: Pat
         invariants(ledger)
 
 
-def test_row_41_a_runner_that_was_stopped_for_a_minute_goes_on_and_nobody_takes_over(ledger: Path) -> None:
+def test_row_41_a_runner_that_was_stopped_for_a_minute_goes_on_and_nobody_takes_over(
+    ledger: Path, tmp_path: Path
+) -> None:
     """By its process, not by its heartbeat: the signal is real, the minute is not."""
     words = [
         sys.executable,
@@ -170,14 +173,14 @@ def test_row_41_a_runner_that_was_stopped_for_a_minute_goes_on_and_nobody_takes_
         "--",
         "sh",
         "-c",
-        "echo up; sleep 0.5; exit 4",
+        f"echo up; while [ ! -e {tmp_path}/open ]; do sleep 0.05; done; exit 4",
     ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as front:
         assert front.stdout is not None
         assert front.stdout.readline() == b"up\n"
         with Reader(ledger) as reader:
-            while "started" not in [event["kind"] for event in reader.events(1)]:
-                time.sleep(0.01)  # a process that is stopped while it writes holds the ledger
+            # A process that is stopped while it writes holds the ledger.
+            until(lambda: "started" in [event["kind"] for event in reader.events(1)], "the start to be recorded")
             (call,) = reader.unsettled()
             assert call.lease is not None
             os.kill(call.lease.pid, signal.SIGSTOP)
@@ -187,7 +190,8 @@ def test_row_41_a_runner_that_was_stopped_for_a_minute_goes_on_and_nobody_takes_
                     assert list(Recovery(other).settle()) == []
             finally:
                 os.kill(call.lease.pid, signal.SIGCONT)
-        assert front.wait(60) == 4
+            (tmp_path / "open").touch()
+        assert front.wait(LIMIT) == 4
     with Reader(ledger) as reader:
         assert Kind.ADOPTED not in [event["kind"] for event in reader.events(1)]
 
@@ -201,7 +205,7 @@ def test_who_waits_for_a_call_without_a_runner_looks_after_it_once_and_not_at_ev
         call = Call(gone, 1).start()
     with Reader(ledger) as reader, Ledger(ledger) as other:
         call.ledger = other
-        for _, _ in zip(range(5), common.attended(reader), strict=False):
+        for _, _ in zip(range(5), common.attended(reader, call.id), strict=False):
             call.note(facts.Gap(of="events", since=1, until=2, why="somebody writes"))
     assert summoned == [ledger]
 

@@ -77,9 +77,11 @@ def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_becomes_a_ledger(tmp_path: Path) -> None:
-    (tmp_path / "ledger.db").touch()
+    with open_to_all():
+        (tmp_path / "ledger.db").touch()
     with Ledger(tmp_path / "ledger.db") as ledger:
         assert Call(ledger, 1).id == 1
+        assert mode(tmp_path / "ledger.db") == mode(tmp_path / "ledger.db-wal") == 0o600
 
 
 def test_a_ledger_keeps_its_id(tmp_path: Path) -> None:
@@ -251,6 +253,17 @@ def test_a_new_ledger_in_a_folder_that_is_read_only_is_refused_in_one_line(folde
     with unprivileged():
         said = refusal(folder / "new.db")
     assert said == f"cannot use the ledger {folder}/new.db: Permission denied"
+
+
+def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # (not a device: one that is taken for a ledger does not keep its mode)
+    assert refusal(tmp_path / "pipe") == f"cannot use the ledger {tmp_path}/pipe: it is not a regular file"
+    with pytest.raises(LedgerError, match=r"it is not a regular file$"):
+        connect_reader(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    assert (
+        refusal(tmp_path / "file" / "ledger.db") == f"cannot use the ledger {tmp_path}/file/ledger.db: Not a directory"
+    )
 
 
 def test_a_ledger_on_read_only_ground_can_be_read(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from chain import breaks
 from ledgers import START, Call, uid
+from running import LIMIT
 
 from ledger import queue
 from ledger.append import EventIn
@@ -25,8 +26,6 @@ from machine.errors import LedgerError, RefusedError
 from machine.samples import METRICS, Sample
 from machine.states import Kind, Reason, State
 
-LIMIT = 30
-"""Seconds that only a failing test waits."""
 WRITES = f"""
 import sys
 from pathlib import Path

@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import pytest
 from ledgers import COMMAND
-from running import Said, calls, events, kept, kinds, nothing_left, settled, shown, under, until, verdict
+from running import LIMIT, Said, calls, events, kept, kinds, nothing_left, settled, shown, under, until, verdict
 
 import calls as library
 from machine.states import State
@@ -50,7 +50,7 @@ def executed() -> list[dict[str, Any]]:
 
 
 def test_a_pause_and_its_end(engine: docker.APIClient) -> None:
-    call = start()
+    call = start("--sample", "off")
     assert calls("pause", call).status == 0
     assert engine.inspect_container(call)["State"]["Paused"]
     assert calls("pause", call).status == 0
@@ -166,7 +166,7 @@ def test_nobody_reads_what_it_writes() -> None:
         assert process.stdout is not None
         assert process.stdout.read(2) == b"y\n"
         process.stdout.close()
-        assert process.wait(60) != 0
+        assert process.wait(LIMIT) != 0
     assert "error" in executed()[0]
 
 
@@ -195,17 +195,20 @@ def test_a_look_inside_leaves_nothing_open(runner: library.Runner) -> None:
     up = threading.Event()
     options: dict[str, Any] = {"network": "none", "output": lambda *_: up.set()}
     future = runner.submit("busybox", ["sh", "-c", OBEYS], **options)
-    assert up.wait(60)
+    assert up.wait(LIMIT)
     until(lambda: shown()["state"] == State.RUNNING, "its start")
     script = (
-        "import os, sys, threading; from calls.cli.group import run\n"
+        "import os, sys, threading; from calls.cli.group import run; from running import until\n"
         "def left(): return len(os.listdir('/proc/self/fd')), threading.active_count()\n"
         "def look(): return run(['top', sys.argv[1]]), run(['exec', sys.argv[1], 'true'])\n"
         "before = left()\n"
-        "print(*[look() for _ in range(5)], left() == before, file=sys.stderr)"
+        "looks = [look() for _ in range(5)]\n"
+        "until(lambda: left() == before, 'the end of all threads')\n"
+        "print(*looks, file=sys.stderr)"
     )
     words = [sys.executable, "-c", script, future.id]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stderr == f"{'(0, 0) ' * 5}True\n"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=2 * LIMIT, check=False, env=environment)
+    assert done.stderr == f"{' '.join(['(0, 0)'] * 5)}\n"
     runner.signal(future.id, "TERM")
     assert future.result(60).state == "success"

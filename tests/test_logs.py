@@ -203,14 +203,23 @@ def orphan(said: object) -> str:
 
 
 def test_following_a_call_whose_runner_died_ends_when_the_call_ends(ledger: Path) -> None:
-    uid = orphan(calls("run", "-d", "--driver", "local", "--", "sleep", "1"))
-    said = calls("logs", "-f", uid)
-    assert (said.status, said.err) == (0, b"")
+    wait = "while [ ! -e go ]; do sleep 0.05; done"
+    uid = orphan(calls("run", "-d", "--driver", "local", "-w", str(ledger.parent), "--", "sh", "-c", wait))
+    with under("logs", "-f", uid) as reader:
+        until(lambda: "adopted" in kinds(uid), "somebody to take it over")
+        (ledger.parent / "go").touch()
+        assert reader.end() == (0, b"", b"")
     assert (verdict(uid), kinds(uid)[-1]) == (("error", "lost", None), "cleaned")
 
 
 @pytest.mark.engine
-def test_following_a_call_whose_runner_died_brings_what_it_writes_after(ledger: Path) -> None:
-    uid = orphan(run("-d", IMAGE, "sh", "-c", "echo one; sleep 3; echo two; exit 3"))
-    assert calls("logs", "-f", uid) == (0, b"one\ntwo\n", b"")
+def test_following_a_call_whose_runner_died_brings_what_it_writes_after(ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "gate").mkdir()
+    script = "echo one; while [ ! -e /gate/go ]; do sleep 0.05; done; echo two; exit 3"
+    uid = orphan(run("-d", "-v", f"{tmp_path}/gate:/gate", IMAGE, "sh", "-c", script))
+    with under("logs", "-f", uid) as reader:
+        reader.hear(b"one\n")
+        until(lambda: "adopted" in kinds(uid), "somebody to take it over")
+        (tmp_path / "gate" / "go").touch()
+        assert reader.end() == (0, b"one\ntwo\n", b"")
     assert (verdict(uid), shown(uid)["evidence"]["recovered"]) == (("error", "exit", 3), True)

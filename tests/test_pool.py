@@ -14,7 +14,7 @@ from typing import Any
 
 import docker
 import pytest
-from running import LIMIT, events, until
+from running import LIMIT, events, until, until_kind
 
 import calls
 from calls.recover import Recovery
@@ -206,8 +206,11 @@ def test_with_once_each_call_has_another(pooled: Pooled) -> None:
 @pytest.mark.engine
 def test_a_holder_serves_one_call_at_a_time_and_the_next_makes_its_own_network(pooled: Pooled) -> None:
     runner = pooled()
-    futures = [runner.submit(IMAGE, ["sleep", "2"]) for _ in range(2)]
-    joined = [holder_of(future.result()) for future in futures]
+    futures = [runner.submit(IMAGE, ["sleep", "600"]) for _ in range(2)]
+    for future in futures:
+        until_kind(future.id, "started")
+    runner.cancel_all()
+    joined = [holder_of(future.result(LIMIT)) for future in futures]
     assert joined.count(None) == 1
 
 
@@ -327,7 +330,7 @@ def test_a_holder_whose_network_is_in_use_is_not_left_over(pooled: Pooled) -> No
     runner = pooled()
     with closing(Pump()) as pump, closing(DockerDriver(pump, Labels(runner.ledger.id, "another"))) as driver:
         assert [each.uid for each in driver.leftovers()] == [""]
-        future = runner.submit(IMAGE, ["sleep", "30"])
+        future = runner.submit(IMAGE, ["sleep", "600"])
         until(lambda: [each.uid for each in driver.leftovers()] == [future.id], "the call in place of its holder")
         runner.kill(future.id)
         future.result()

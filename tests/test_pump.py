@@ -8,10 +8,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from running import LIMIT
 
 from driver.pump import Pump
-
-LIMIT = 30
 
 
 class Pipe:

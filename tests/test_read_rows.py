@@ -109,6 +109,7 @@ class TestQuery:
             "ATTACH '{}' AS other",
             "VACUUM INTO '{}'",
             "PRAGMA user_version = 7",
+            "PRAGMA wal_checkpoint",
         ],
     )
     def test_whatever_writes_is_refused(self, path: Path, tmp_path: Path, sql: str) -> None:

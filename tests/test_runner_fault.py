@@ -23,7 +23,7 @@ def test_an_error_nobody_thought_of_ends_the_call_as_our_fault(ledger: Path, mon
     with calls.Runner(ledger) as runner:
         future = runner.submit(None, ["sleep", "0"], driver="local")
         with pytest.raises(Mishap):
-            future.result(30)
+            future.result(60)
     with Reader(ledger) as reader:
         shown = reader.show(future.id)
     assert (shown["state"], shown["reason"], shown["message"]) == ("error", "runner-fault", "Mishap: no idea")

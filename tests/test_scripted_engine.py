@@ -301,7 +301,7 @@ def test_events_since_one_begin_with_that_one(peer: Peer) -> None:
 def test_an_attachment_gets_what_is_written_and_ends_with_it(peer: Peer) -> None:
     made = peer.make("sh", "-c", "printf out; printf err >&2")
     got = b""
-    with peer.attached(made, 30) as connection:
+    with peer.attached(made, 60) as connection:
         peer.client.start(made)
         while data := connection.recv(4096):
             got += data

@@ -53,6 +53,10 @@ def test_where_the_stream_is_cut_makes_no_difference(given: tuple[list[str], byt
     assert streamed(secrets, output, cuts) == Redactor(secrets).clean(output)
 
 
+def test_a_secret_of_several_lines_as_a_terminal_writes_it() -> None:
+    assert streamed(["first\nsecond"], b"a first\r\nsecond first\nsecond", [9]) == b"a %b %b" % (BYTES, BYTES)
+
+
 @given(SECRETS, st.lists(PLAIN).map(b"".join), CUTS)
 def test_what_is_not_secret_is_unchanged(secrets: list[str], output: bytes, cuts: list[int]) -> None:
     assert streamed(secrets, output, cuts) == output

@@ -183,3 +183,13 @@ def test_without_a_thread_to_be_had_it_is_loaded_when_it_is_needed(
         monkeypatch.delitem(sys.modules, "calls.watch", raising=False)
         monkeypatch.setattr(threading.Thread, "start", start)
         assert (stage.conduct().ended.exit_code, len(refused)) == (3, 1)
+
+
+def test_who_is_to_stay_can_be_ended_whatever_its_parent_held_back() -> None:
+    code = """
+import os, signal
+from calls.cli.launch import detached
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+print(detached(lambda answers: os.write(answers, repr(signal.pthread_sigmask(signal.SIG_BLOCK, ())).encode())))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"

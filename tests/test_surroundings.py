@@ -15,7 +15,7 @@ import docker
 import pytest
 from chain import breaks
 from ledgers import COMMAND, OWNER, Call, said, small
-from running import IMAGE, RUN, calls, until
+from running import IMAGE, LIMIT, RUN, calls, until
 
 import calls as library
 from calls.cli.group import _COMMANDS
@@ -26,7 +26,6 @@ from ledger.sqlite import connect_reader, has_reset_bug, sqlite3, transaction
 from machine import facts
 from machine.errors import LedgerError
 
-LIMIT = 60
 MOVED = "it was moved or deleted while it was open"
 
 

@@ -332,9 +332,11 @@ def test_controller_wait_and_wait_exit_error(controlled: Controlled, code: int, 
     call.remove()
 
 
-def test_controller_wait_unhealthy(controlled: Controlled) -> None:
-    checked = {"health_cmd": "false", "health_interval": "20ms", "health_retries": 1, "stop_timeout": "20s"}
-    call = controlled.session("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.02; done", **checked)
+def test_controller_wait_unhealthy(controlled: Controlled, tmp_path: Path) -> None:
+    probe = f"until [ -e {tmp_path}/up ]; do sleep 0.01; done; false"
+    checked = {"health_cmd": probe, "health_interval": "20ms", "health_retries": 1, "stop_timeout": "3m"}
+    script = f"trap 'exit 0' TERM; touch {tmp_path}/up; while :; do sleep 0.02; done"
+    call = controlled.session("sh", "-c", script, **checked)
     call.start()
     ended = call.wait()
     assert ended is not None

@@ -26,7 +26,7 @@ from machine.units import SECOND
 
 pytestmark = pytest.mark.engine
 
-TAKES_ITS_TIME = "trap 'sleep 0.5; exit 42' TERM; echo up; while :; do sleep 0.02; done"
+TAKES_ITS_TIME = "trap 'sleep {}; exit 42' TERM; echo up; while :; do sleep 0.02; done"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_wait_non_blocked(real: contract.Stage, engine: docker.APIClient, code: 
 
 def test_wait_blocked(real: contract.Stage, engine: docker.APIClient) -> None:
     call = upped(session(real, "sh", "-c", "trap 'exit 99' TERM; echo up; while :; do sleep 0.02; done"))
-    stopper = threading.Timer(0.2, engine.stop, (call.uid,))
+    stopper = threading.Timer(0.2, engine.stop, (call.uid, 50))
     stopper.start()
     ended = call.wait()
     stopper.join()
@@ -85,9 +85,9 @@ def test_wait_blocked(real: contract.Stage, engine: docker.APIClient) -> None:
     call.remove()
 
 
-@pytest.mark.parametrize(("grace", "code"), [(0, 137), (0.1, 137), (20, 42)])
-def test_stop_container_with_timeout(real: contract.Stage, grace: float, code: int) -> None:
-    call = upped(session(real, "sh", "-c", TAKES_ITS_TIME))
+@pytest.mark.parametrize(("takes", "grace", "code"), [(600, 0, 137), (600, 0.1, 137), (0.5, 180, 42)])
+def test_stop_container_with_timeout(real: contract.Stage, takes: float, grace: float, code: int) -> None:
+    call = upped(session(real, "sh", "-c", TAKES_ITS_TIME.format(takes)))
     ended = call.stop(grace)
     assert (ended.state, ended.exit_code) == ("cancelled", code)
     call.remove()
@@ -106,8 +106,8 @@ def test_stop_container_with_timeout_cancel(real: contract.Stage, engine: docker
 
 def test_container_api_post_container_stop(real: contract.Stage, engine: docker.APIClient) -> None:
     """What runs is stopped; what has ended is left alone, and so is what is not there."""
-    call = upped(session(real, "sh", "-c", TAKES_ITS_TIME))
-    ended = call.stop(grace=20)
+    call = upped(session(real, "sh", "-c", TAKES_ITS_TIME.format(0.5)))
+    ended = call.stop(grace=180)
     assert call.stop() == ended
     engine.remove_container(call.uid)
     assert call.stop() == ended
@@ -177,7 +177,8 @@ def test_events_exec_die(real: contract.Stage, engine: docker.APIClient) -> None
     container.start()
     assert container.execute(Execution(("sh", "-c", "exit 3"), {}), lambda *_: None) == 3
     assert container.inspect().status == "running"
-    assert actions(engine, {"container": container.preparation.container})[-1] == "exec_die"
+    filters = {"container": container.preparation.container}
+    until(lambda: actions(engine, filters)[-1] == "exec_die", "the event of its end")
     ear.rest()
     assert ear.facts == []
     container.signal("KILL")

@@ -15,7 +15,7 @@ import docker
 import pytest
 from ledgers import COMMAND
 from private_engine import PrivateEngine, missing, private_engine
-from running import ARMED, LIMIT, Said, hear, kept, kinds, verdict
+from running import ARMED, LIMIT, Said, hear, kept, kinds, until, verdict
 
 from driver.protocol import STDOUT
 from ledger.read import Reader
@@ -166,9 +166,19 @@ def test_cancel(far: Far) -> None:
 
 
 def test_samples_come_from_the_stream(far: Far, ledger: Path) -> None:
-    assert far.calls("run", "--network", "none", IMAGE, "sleep", "3").status == 0
-    with Reader(ledger) as reader:
-        assert list(reader.query("SELECT count(*) > 0, sum(mem_usage_bytes IS NULL) FROM sample")[1]) == [(1, 0)]
+    def sampled() -> tuple[int, int]:
+        with Reader(ledger) as reader:
+            query = "SELECT count(*) > 0, coalesce(sum(mem_usage_bytes IS NULL), 0) FROM sample"
+            return next(iter(reader.query(query)[1]))
+
+    with far.under("run", "--network", "none", IMAGE, "sh", "-c", "echo up; exec sleep 600") as process:
+        assert process.stdout
+        hear(process.stdout.fileno(), b"up\n")
+        until(lambda: sampled()[0], "a sample")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT)
+    assert sampled() == (1, 0)
 
 
 def test_papers_of_ones_own_making_are_refused(far: Far) -> None:

@@ -10,14 +10,17 @@ from typing import Any
 
 import docker
 import pytest
+from held import Ahead, time_out
+from running import ARMED, LIMIT
 
 import calls
+from driver.docker import DockerDriver
+from driver.protocol import Container
 from ledger.read import Reader
 
 pytestmark = pytest.mark.engine
 
 IMAGE = "busybox"
-ARMED = "trap 'exit 0' TERM; echo armed; while :; do sleep 0.05; done"
 HEALTH: dict[str, Any] = {"health_interval": "100ms", "health_retries": 2, "stop_timeout": 0}
 
 
@@ -30,12 +33,25 @@ class Under:
         self.runner = runner
         self.engine = engine
         self.future = runner.submit(IMAGE, words, network="none", output=lambda *_: first.set(), **options)
-        assert first.wait(30), self.future
+        assert first.wait(LIMIT), self.future
 
     def end(self) -> calls.Call:
         """How it ended."""
-        assert not wait([self.future], 30).not_done
+        assert not wait([self.future], LIMIT).not_done
         return self.future.result()
+
+
+@pytest.fixture
+def clock() -> Ahead:
+    """The runner's."""
+    return Ahead()
+
+
+@pytest.fixture
+def runner(ledger: Path, clock: Ahead) -> Iterator[calls.Runner]:
+    """A runner whose deadlines can be brought near."""
+    with calls.Runner(ledger, clock=clock) as runner:
+        yield runner
 
 
 @pytest.fixture
@@ -122,9 +138,10 @@ def test_deadline(runner: calls.Runner) -> None:
     assert ended == ("timeout", "deadline", 137, None, None, False)
 
 
-def test_deadline_of_a_program_that_ends_well_when_asked(under: Callable[..., Under]) -> None:
-    call = under("sh", "-c", ARMED, timeout="1s").end()
-    assert verdict(call) == ("timeout", "deadline", 0, None, None, False)
+def test_deadline_of_a_program_that_ends_well_when_asked(under: Callable[..., Under], clock: Ahead) -> None:
+    call = under("sh", "-c", ARMED, timeout="10m", stop_timeout="24h")
+    time_out(clock, call.future.id)
+    assert verdict(call.end()) == ("timeout", "deadline", 0, None, None, False)
 
 
 def test_deadline_is_not_reached_by_a_program_that_is_done(runner: calls.Runner) -> None:
@@ -197,16 +214,18 @@ def test_somebody_elses_message_ends_nothing(under: Callable[..., Under]) -> Non
 
 
 def test_paused_by_somebody_else(under: Callable[..., Under]) -> None:
-    call = under("sh", "-c", "echo up; sleep 0.5")
+    call = under("sh", "-c", "trap 'exit 0' HUP; echo up; while :; do sleep 0.05; done")
     call.engine.pause(call.future.id)
     call.engine.unpause(call.future.id)
+    call.engine.kill(call.future.id, signal="HUP")
     assert verdict(call.end()) == ("success", "exit", 0, None, None, False)
     assert states(call.runner, call.future.id)[-4:] == ["paused", "running", "success", "success"]
 
 
-def test_a_paused_call_still_meets_its_deadline(under: Callable[..., Under]) -> None:
-    call = under("sh", "-c", "echo up; sleep 60", timeout="500ms", stop_timeout="200ms")
+def test_a_paused_call_still_meets_its_deadline(under: Callable[..., Under], clock: Ahead) -> None:
+    call = under("sh", "-c", "echo up; sleep 600", timeout="10m", stop_timeout="200ms")
     call.engine.pause(call.future.id)
+    time_out(clock, call.future.id)
     assert call.end().state == "timeout"
 
 
@@ -221,7 +240,8 @@ def states(runner: calls.Runner, uid: str) -> list[str]:
 
 
 def test_healthy_then_done(runner: calls.Runner) -> None:
-    call = runner.run(IMAGE, ["sleep", "1"], network="none", health_cmd="true", **HEALTH)
+    script = "while [ ! -e /asked ]; do sleep 0.05; done; sleep 2"
+    call = runner.run(IMAGE, ["sh", "-c", script], network="none", health_cmd="touch /asked", **HEALTH)
     assert verdict(call) == ("success", "exit", 0, None, None, False)
     assert states(runner, call.id)[2:] == ["running", "health-wait", "running", "success", "success"]
 
@@ -250,7 +270,7 @@ def test_destroyed_while_waiting_for_health(under: Callable[..., Under]) -> None
 
 
 def test_cancelled_while_waiting_for_health(under: Callable[..., Under]) -> None:
-    call = under("sh", "-c", ARMED, health_cmd="true", **{**HEALTH, "health_interval": "30s", "stop_timeout": "10s"})
+    call = under("sh", "-c", ARMED, health_cmd="true", **{**HEALTH, "health_interval": "30s", "stop_timeout": LIMIT})
     call.runner.cancel(call.future.id)
     assert verdict(call.end())[:2] == ("cancelled", "user")
 
@@ -274,7 +294,18 @@ def test_a_namesake_of_others_is_an_error(
         engine.remove_container(stranger, force=True)
 
 
-def test_a_call_cancelled_before_its_start_never_ran(runner: calls.Runner) -> None:
+def test_a_call_cancelled_before_its_start_never_ran(runner: calls.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, prepared, cancelled = DockerDriver.prepare, threading.Event(), threading.Event()
+
+    def hold(*of: Any) -> Container:
+        container = prepare(*of)
+        prepared.set()
+        assert cancelled.wait(LIMIT)
+        return container
+
+    monkeypatch.setattr(DockerDriver, "prepare", hold)
     future = runner.submit(IMAGE, ["sleep", "60"], network="none")
+    assert prepared.wait(LIMIT)
     runner.cancel(future.id)
-    assert verdict(future.result(30)) == ("cancelled", "user", None, None, None, True)
+    cancelled.set()
+    assert verdict(future.result(LIMIT)) == ("cancelled", "user", None, None, None, True)
