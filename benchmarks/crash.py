@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from driver.docker import DockerDriver
@@ -32,9 +33,12 @@ CALLS = (sys.executable, "-m", "calls.cli")
 BOUND = 120  # seconds: what takes longer hangs
 
 
-def killed_soon(words: list[str], most: float) -> None:
-    """Begin a program and kill it at a random moment, `most` seconds from now at the latest."""
+def killed_soon(words: list[str], most: float, at_work: Callable[[], bool] = lambda: True) -> None:
+    """Begin a program and kill it at a random moment, at most `most` seconds after it was first seen `at_work`."""
     process = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + BOUND
+    while not at_work() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
     try:
         process.wait(random.uniform(0, most))
     except subprocess.TimeoutExpired:
@@ -91,6 +95,11 @@ class Judge:
             orphans=self._orphans(),
         )
 
+    def written(self) -> int:
+        """The bytes of acknowledgements so far."""
+        path = self.folder / "acknowledged"
+        return path.stat().st_size if path.exists() else 0
+
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
@@ -122,7 +131,9 @@ def main() -> int:
         child = [sys.executable, str(HERE / "crash_child.py"), str(ledger), str(folder), given.driver]
         began = time.monotonic()
         for number in range(1, given.rounds + 1):
-            killed_soon(child, 1.5)
+            # Mostly while calls are under way, however long it takes to begin, and sometimes before the first.
+            wanted = judge.written() + (random.random() < 3 / 4)
+            killed_soon(child, 1.5, lambda wanted=wanted: judge.written() >= wanted)  # type: ignore[misc]
             if not ledger.exists():
                 continue  # killed before it had even begun
             recover(ledger)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def build_spec(image: str | None, command: Iterable[str] = (), **options: Any) -
 
 _WORD = {"label": "label", "sysctl": "kernel parameter"}
 _PAIRS = {"label", "storage_opt", "sysctl", "log_opt"}
+_FROM_HERE = {
+    "volume": re.compile(r"^()(\.[^:]*)(?=:)"),
+    "mount": re.compile(r"((?:^|[,\"])(?:source|src)=)(\.[^,\"]*)"),
+}
+"""Where there may be a path from the current folder: as for the docker command, what begins with a dot."""
 _LISTS = {name for name, default in Spec._field_defaults.items() if default == ()} - {"command", "secret"}
 
 
@@ -61,6 +67,9 @@ def _collect(given: dict[str, Any]) -> None:
         given[name] = _named(name, given[name]) if name in _PAIRS else _list(given[name], name)
     if "network_of" in given:
         given["network_of"] = tuple(name for entry in given["network_of"] for name in str(entry).split(","))
+    for name, find in _FROM_HERE.items():
+        if name in given:
+            given[name] = tuple(_from_here(name, find, entry) for entry in given[name])
     if "security_opt" in given:
         given["security_opt"] = tuple(_security(str(entry)) for entry in given["security_opt"])
 
@@ -121,6 +130,17 @@ def _entries(given: Any, option: str) -> tuple[str, ...]:
 def _a(value: Any) -> str:
     # Its type, not itself: that may be the secret.
     return f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} {type(value).__name__}"
+
+
+def _from_here(option: str, find: re.Pattern[str], entry: Any) -> Any:
+    """What is mounted, its path absolute: whoever reads the record is somewhere else."""
+    found = find.search(entry) if isinstance(entry, str) else None
+    if found is None:
+        return entry
+    try:
+        return f"{entry[: found.start(2)]}{os.path.abspath(found[2])}{entry[found.end(2) :]}"
+    except FileNotFoundError:
+        raise SpecError(option, f"{found[2]} is a path from the current folder, which is gone") from None
 
 
 def _security(entry: str) -> str:

@@ -158,6 +158,7 @@ class Recovery:
         if past.verdict is None:
             post(call_id, VERDICTS[verdict.state], verdict.state, now, verdict.ended.dump(), mine)
         last = post(call_id, Kind.CLEANED, None, now, facts.Cleaned(removed=False).dump(), mine)
+        self._runner.driver(past.spec.driver).forget(past.uid)
         return lambda: _told(past, last, verdict)
 
     def _adopt(self, call_id: int, past: History, reader: Reader) -> Callable[[], Recovered | None]:

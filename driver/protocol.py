@@ -369,6 +369,9 @@ class Driver(Protocol):
     def reap(self, leftover: Leftover) -> None:
         """Remove it, with what it left behind. Gone already is fine."""
 
+    def forget(self, uid: str) -> None:
+        """Remove what a call whose container is gone has left on this host. Of thousands in a row: nobody is asked."""
+
     def describe(self) -> dict[str, Any]:
         """What is there, for `calls doctor`: engine, version, where samples come from. DriverError if nothing is."""
 

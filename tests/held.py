@@ -128,6 +128,9 @@ class HeldDriver:
     def leftovers(self) -> list[Leftover]:
         return []
 
+    def forget(self, uid: str) -> None:
+        """Nothing is left of what is gone."""
+
     def describe(self) -> dict[str, Any]:
         return {"driver": self.name}
 

@@ -186,7 +186,7 @@ def nothing_left(engine: docker.APIClient) -> Iterator[None]:
         (identity,) = next(iter(reader.query("SELECT value FROM meta WHERE key = 'ledger'")[1]))
         uids = [uid for (uid,) in reader.query("SELECT uid FROM call")[1]]
     left = engine.containers(all=True, filters={"label": f"call-ledger.ledger={identity}"})
-    groups = [path for uid in uids for path in Path("/sys/fs/cgroup").glob(f"*/call-{uid}")]
+    left_groups = [path for uid in uids for path in groups(uid)]
     filters = {"label": f"call-ledger.ledger={identity}"}
     networks, volumes = engine.networks(filters=filters), engine.volumes(filters=filters)["Volumes"] or []
     for container in left:
@@ -195,13 +195,18 @@ def nothing_left(engine: docker.APIClient) -> Iterator[None]:
         engine.remove_network(network["Id"])
     for volume in volumes:
         engine.remove_volume(volume["Name"])
-    assert (left, groups, networks, volumes) == ([], [], [], [])
+    assert (left, left_groups, networks, volumes) == ([], [], [], [])
+
+
+def groups(uid: str) -> list[Path]:
+    """The parent control groups of a call, one a hierarchy."""
+    return [*Path("/sys/fs/cgroup").glob(f"*/call-{uid}"), *Path("/sys/fs/cgroup").glob(f"call-{uid}")]
 
 
 def discard(engine: docker.APIClient, uid: str) -> None:
     """Remove what a call that nobody records any more has left behind."""
     engine.remove_container(uid, v=True, force=True)
-    for path in Path("/sys/fs/cgroup").glob(f"*/call-{uid}"):
+    for path in groups(uid):
         until(lambda path=path: _let_go(path), f"the kernel to let go of {path}")  # type: ignore[misc]
 
 

@@ -172,6 +172,7 @@ CONTRADICTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("detach", ("--detach", "--interactive")),
     ("detach", ("-d", "-it")),
     ("json", ("--detach", "--json")),
+    ("rm", ("--rm", "--keep")),
 )
 OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
     "images": {"limit": ("", "x", "-1", "nan"), "exempt": ("", "A B", "a:b:c"), "load": ("", "/nowhere", "/")},
@@ -223,7 +224,7 @@ def test_each_option_that_takes_a_value_has_some_that_are_none() -> None:
 
 def test_the_command_line_has_the_options_of_a_spec() -> None:
     known = {each.name for each in options("run")}
-    assert known == {*Spec._fields} - {"image", "command"} | {"env_file", "untrusted", "detach", "as_json"}
+    assert known == {*Spec._fields} - {"image", "command"} | {"env_file", "untrusted", "detach", "as_json", "rm"}
 
 
 @pytest.mark.parametrize("option", sorted(BAD))
@@ -369,8 +370,8 @@ def test_one_image_that_is_exempt_may_be_given_as_a_text(ledger: Path) -> None:
     ):
         pass
     with calls.Runner(ledger, image_limit="1g", image_exempt="busybox") as runner:
-        assert runner._cleaner is not None
-        assert runner._cleaner._exempt._repositories == {("docker.io", "library/busybox")}
+        assert runner.cleaner is not None
+        assert runner.cleaner._exempt._repositories == {("docker.io", "library/busybox")}
 
 
 def recorded(ledger: Path) -> int:

@@ -78,6 +78,16 @@ class TestLogs:
         expected = f"{first} a\n{first} bc\n{second} \n{second} d"
         assert command("logs", "-t", "@last").stdout == expected
 
+    def test_in_rows_a_piece_is_a_row(self, said: Said) -> None:
+        rows = [json.loads(line) for line in said("logs", "cut", "--nl", "--tail", "2")[1].splitlines()]
+        assert rows == json.loads(said("logs", "cut", "--json", "--tail", "2")[1])
+        assert [(row["stream"], row["data"]) for row in rows] == [("stdout", "st\nlast\n")]
+        assert (
+            said("logs", "cut", "--csv", "--stderr", "--tail", "9")[1].splitlines()[0] == "at,stream,offset_bytes,data"
+        )
+        refused = said("logs", "cut", "--csv", "-t")
+        assert refused == (2, "", "calls: --timestamps and --csv exclude each other (see calls logs --help)\n")
+
     def test_follow_until_the_end(self, ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
         with Ledger(ledger) as writing:
@@ -96,6 +106,11 @@ class TestWait:
 
     def test_exit_codes_in_the_order_given(self, said: Said) -> None:
         assert said("wait", "three", "oom", uid(1)) == (0, "3\n137\n0\n", "")
+
+    def test_in_rows_each_call_with_its_end(self, said: Said) -> None:
+        three, stopped = json.loads(said("wait", "three", "stopped", "--json")[1])
+        assert (three["call"], three["id"], three["state"], three["exit_code"]) == ("three", uid(2), "error", 3)
+        assert (stopped["reason"], stopped["exit_code"], stopped["never_ran"]) == ("user", None, True)
 
     def test_without_an_exit_code_what_run_would_have_said(self, said: Said) -> None:
         assert said("wait", uid(6), "stopped") == (0, "125\n130\n", "")
@@ -142,8 +157,8 @@ class TestRequests:
             Call(writing, 2, "two").start()
         killed = command("kill", "-s", "sigterm", "one", uid(2))
         assert (killed.returncode, killed.stdout, killed.stderr) == (0, f"one\n{uid(2)}\n", "")
-        cancelled = command("cancel", "--comment", "enough", "two")
-        assert (cancelled.returncode, cancelled.stdout, cancelled.stderr) == (0, "two\n", "")
+        cancelled = command("cancel", "--comment", "enough", "two", "--json")
+        assert (cancelled.returncode, json.loads(cancelled.stdout)) == (0, [{"call": "two", "id": uid(2)}])
         with Reader(ledger) as reader:
             (kill,), (also, cancel) = (reader.events(call_id, after_seq=3) for call_id in (1, 2))
         assert (kill["kind"], kill["data"]["signal"], kill["state"]) == ("kill-requested", "TERM", "running")

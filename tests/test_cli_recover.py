@@ -12,7 +12,7 @@ import docker
 import pytest
 from invariants import invariants
 from ledgers import Call
-from running import IMAGE, Said, calls, kinds, shown, until, verdict
+from running import IMAGE, Said, calls, groups, kinds, shown, until, verdict
 
 from ledger.ledger import Ledger
 from ledger.read import Reader
@@ -134,6 +134,7 @@ def test_a_container_that_is_gone_is_lost(engine: docker.APIClient, ledger: Path
     engine.remove_container(uid, force=True)
     (told,) = recovered()
     assert (told["id"], told["action"], told["state"], told["reason"]) == (uid, "settled", "error", "lost")
+    assert groups(uid) == []
 
 
 @pytest.mark.engine

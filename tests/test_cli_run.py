@@ -143,8 +143,14 @@ def test_the_container_is_removed_or_kept(engine: docker.APIClient) -> None:
         state = engine.inspect_container(uid)["State"]
         assert (state["Status"], state["ExitCode"]) == ("exited", 6)
         assert kinds()[-1] == "cleaned"
+        assert running.groups(uid) == []
     finally:
         running.discard(engine, uid)
+
+
+def test_rm_is_as_it_is_without() -> None:
+    assert run("--rm", IMAGE, "sh", "-c", "exit 4") == (4, b"", b"")
+    assert run("--rm", "--keep", IMAGE, "true") == (125, b"", b"calls: --rm: contradicts --keep\n")
 
 
 def test_detached(tmp_path: Path) -> None:

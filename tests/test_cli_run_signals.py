@@ -147,7 +147,7 @@ def test_killing_the_recorder_leaves_what_it_had_written(engine: docker.APIClien
         until(lambda: "started" in kinds(), "the start to be recorded")
         os.kill(running.recorder(), signal.SIGKILL)
         said = call.end()
-    line = b"calls: the recording process was killed; another one takes the call over\n"
+    line = b"calls: the recording process was killed; another one takes over what it had begun\n"
     assert said == (125, b"up\n", line)
     until(lambda: "adopted" in kinds(), "somebody to take it over")
     uid = shown()["id"]

@@ -89,7 +89,7 @@ def test_the_modes_come_back_when_the_recorder_is_killed(terminal: Terminal) -> 
         os.kill(recorder(), signal.SIGKILL)
         assert process.wait(LIMIT) == 125
         assert not terminal.raw
-        terminal.hear(b"calls: the recording process was killed; another one takes the call over\r\n")
+        terminal.hear(b"calls: the recording process was killed; another one takes over what it had begun\r\n")
     until(lambda: "adopted" in kinds(), "its successor")
     assert calls("kill", "@last").status == 0
     until(running.settled, "its end")

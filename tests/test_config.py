@@ -159,8 +159,8 @@ def test_a_path_from_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(DriverError, match=r"^\./a is a path from the current folder, which is not there any more$"):
-        create_request(build_spec("busybox", volume=["./a:/b"]), {})
+    with pytest.raises(SpecError, match=r"^--volume: \./a is a path from the current folder, which is gone$"):
+        build_spec("busybox", volume=["./a:/b"])
 
 
 def test_the_first_network_is_where_it_is_created() -> None:

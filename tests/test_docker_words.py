@@ -288,3 +288,12 @@ def test_what_is_typed_after_the_end_is_left_for_the_next(monkeypatch: pytest.Mo
         typist.write(b"2")
         assert os.read(reading, 99) == b"2"
         attachment.close()
+
+
+def test_who_takes_nothing_of_what_is_sent_is_not_waited_for_longer_than_was_said() -> None:
+    near, far = socket.socketpair()
+    with far:
+        attachment = Attachment(near, lambda *_: None, lambda: None)
+        with pytest.raises(TimeoutError, match=r"it has taken nothing for 0\.1 s"):
+            attachment.send(b"x" * 10**7, patience=0.1)
+        attachment.close()

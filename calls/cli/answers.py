@@ -23,12 +23,12 @@ Answered = Callable[[Row], bool]
 """Whether an event shows that it is done; it is shown the request itself first, and then what came after it."""
 
 
-def ask(path: Path, calls: Sequence[str], fact: Fact, answered: Answered) -> int:
+def ask(path: Path, calls: Sequence[str], form: str, fact: Fact, answered: Answered) -> int:
     """Write what is asked for into the log of each call, and wait until it was done. Prints each CALL as it was given.
 
     -> 0; 1 when one of them does not run, 2 when it was not done: refused, or nobody answered.
     """
-    return request(path, calls, fact, partial(_ask, answered))
+    return request(path, calls, form, fact, partial(_ask, answered))
 
 
 def must_run(reader: Reader, call: str) -> int:
@@ -42,16 +42,17 @@ def must_run(reader: Reader, call: str) -> int:
     return call_id
 
 
-def _ask(answered: Answered, reader: Reader, append: Callable[..., None], call: str, fact: Fact) -> None:
+def _ask(answered: Answered, reader: Reader, append: Callable[..., None], call: str, fact: Fact) -> int:
     call_id = must_run(reader, call)
     before = reader.show(call_id)["events"]
     put(reader, append, call, fact)
     until = time.monotonic() + PATIENCE
     for _ in attended(reader, call_id):
         if _done(reader.events(call_id, before), call, fact, answered):
-            return
+            break
         if time.monotonic() >= until:
             raise UndoneError(f"{call}: it was asked, and nobody has answered in {PATIENCE:.0f} s (see calls events)")
+    return call_id
 
 
 def _done(events: Sequence[Row], call: str, fact: Fact, answered: Answered) -> bool:

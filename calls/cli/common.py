@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from machine.facts import Fact
 
 Command = Callable[..., Any]
-Ask = Callable[["Reader", Callable[..., None], str, "Fact"], None]
+Ask = Callable[["Reader", Callable[..., None], str, "Fact"], int]
 
 LOOK = 0.1
 """Seconds between two looks whether somebody wrote; a look costs microseconds."""
@@ -99,36 +99,42 @@ def revive(reader: Reader) -> set[int]:
     return alone
 
 
-def request(path: Path, calls: Sequence[str], fact: Fact, ask: Ask | None = None) -> int:
+def request(path: Path, calls: Sequence[str], form: str, fact: Fact, ask: Ask | None = None) -> int:
     """Write what is asked for into each call's log, where its runner sees it within a fifth of a second.
 
     Prints each CALL as it was given, like `docker kill`; -> 0, or 1 or 2 when one of them could not be asked.
     `ask` takes the place of `put`.
     """
+    from calls.cli.render import say
     from ledger.ledger import Ledger
     from ledger.read import Reader
 
     status = 0
-    with Reader(path) as reader, Ledger(path) as ledger:
+
+    def asked() -> Iterator[Row]:
+        nonlocal status
         for call in calls:
             try:
-                (ask or put)(reader, ledger.append, call, fact)
+                call_id = (ask or put)(reader, ledger.append, call, fact)
             except CallsError as error:
                 click.echo(f"calls: {error}", err=True)
                 status = max(status, 1 if error.no else 2)
             else:
-                click.echo(call)
+                yield {"call": call, "id": reader.show(call_id)["id"]}
+
+    with Reader(path) as reader, Ledger(path) as ledger:
+        say(form, asked(), lambda row: row["call"], ("call", "id"))
         revive(reader)  # whoever takes the call over sees the request
     return status
 
 
-def put(reader: Reader, append: Callable[..., None], call: str, fact: Fact) -> None:
-    """Write what is asked for into a call's log. CallEndedError when it is over."""
+def put(reader: Reader, append: Callable[..., None], call: str, fact: Fact) -> int:
+    """Write what is asked for into a call's log; -> its number there. CallEndedError when it is over."""
     call_id = reader.resolve(call)
     try:
         if not reader.ended(call_id):
             append(call_id, fact.kind, None, time.time_ns(), None, fact.dump())
-            return
+            return call_id
     except LedgerError:
         if not reader.ended(call_id):  # else it ended just now, and the ledger takes no more requests
             raise

@@ -57,7 +57,7 @@ class Child:
         if answer:
             sys.stdout.write(answer)
         elif status < 0:
-            sys.stderr.write("calls: the recording process was killed; another one takes the call over\n")
+            sys.stderr.write("calls: the recording process was killed; another one takes over what it had begun\n")
             from pathlib import Path
 
             from calls.orphans import summon

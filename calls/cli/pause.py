@@ -8,12 +8,14 @@ import click
 
 from calls.cli.answers import ask
 from calls.cli.common import takes_calls, takes_ledger
+from calls.cli.render import formats
 
 
 @click.command()
 @takes_calls
+@formats
 @takes_ledger
-def command(ledger: Path, calls: tuple[str, ...]) -> int:
+def command(ledger: Path, form: str, calls: tuple[str, ...]) -> int:
     """Freeze all processes of calls, and wait until they are. Their deadlines go on; calls resume ends it.
 
     Exit status: 1 when a call does not run or there is none such, 2 when it could not be paused.
@@ -22,4 +24,4 @@ def command(ledger: Path, calls: tuple[str, ...]) -> int:
     from machine.facts import PauseRequested
     from machine.states import State
 
-    return ask(ledger, calls, PauseRequested(by=requester("cli")), lambda event: event["state"] == State.PAUSED)
+    return ask(ledger, calls, form, PauseRequested(by=requester("cli")), lambda event: event["state"] == State.PAUSED)

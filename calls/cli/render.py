@@ -82,6 +82,15 @@ def emit(form: str, rows: Iterable[Row], columns: Sequence[Column], names: Seque
         _separated(rows, names, "," if form == "csv" else "\t")
 
 
+def say(form: str, rows: Iterable[Row], line: Callable[[Row], str], names: Sequence[str]) -> None:
+    """As `emit`, where people get no table but a line for each row, as soon as there is one."""
+    if form != TABLE:
+        emit(form, rows, (), names)
+        return
+    for row in rows:
+        click.echo(line(row))
+
+
 def put(text: str) -> None:
     """Write to standard output. What it cannot encode is escaped, as JSON would: never a reason to stop."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors != "backslashreplace":

@@ -102,6 +102,7 @@ _OPTIONS = (
     click.option("--sample", metavar="DURATION|off", help="Time between samples (1s; at least 100ms)."),
     click.option("--log-limit", metavar="SIZE|off", help="Output kept per stream, head and tail (16m)."),
     click.option("--keep", is_flag=True, default=None, help="Keep the container; else it is removed, as by --rm."),
+    click.option("--rm", is_flag=True, help="As it is without: for who is used to writing it."),
     click.option("--hot", is_flag=True, default=None, help="In a container that stays for the runner's next calls."),
     click.option("--idempotency-key", metavar="KEY", help="Asked for twice, it is run once; the second waits for it."),
     click.option("--driver", metavar="NAME", help="docker; local: a process of this host, not isolated; or another."),
@@ -116,7 +117,7 @@ _OPTIONS = (
 @_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [COMMAND] [ARG]...")
 @takes_ledger
-def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool, **options: Any) -> int:
+def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool, rm: bool, **options: Any) -> int:
     """Run a container call, record it, and pass its output and exit status through.
 
     Options end at IMAGE: what follows is the command, taken as a list. Where the driver takes none, as local,
@@ -130,6 +131,8 @@ def command(ledger: Path, words: tuple[str, ...], *, detach: bool, as_json: bool
     from machine.errors import SpecError
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
+    if rm and "keep" in given:
+        raise SpecError("rm", "contradicts --keep")
     if "network" in given:
         given["network"] = ",".join(given["network"])  # as the spec has it
     if "driver" in given and not takes_image(given["driver"]):

@@ -8,13 +8,15 @@ import click
 
 from calls.cli.answers import ask
 from calls.cli.common import takes_call, takes_ledger
+from calls.cli.render import formats
 
 
 @click.command()
 @takes_call
 @click.argument("signal", metavar="SIGNAL")
+@formats
 @takes_ledger
-def command(ledger: Path, call: str, signal: str) -> int:
+def command(ledger: Path, form: str, call: str, signal: str) -> int:
     """Pass a signal (TERM, SIGTERM or 15) on to a call, as a message, and wait until it was sent.
 
     The call ends as if nobody had asked for its end, whatever it makes of the message: only when its exit code is
@@ -33,4 +35,4 @@ def command(ledger: Path, call: str, signal: str) -> int:
         raise click.UsageError(f"SIGNAL: {error}") from None
     sent = {"signal": name, "why": "signal"}
     fact = SignalRequested(by=requester("cli"), signal=name)
-    return ask(ledger, (call,), fact, lambda event: event["kind"] == Kind.SIGNALLED and event["data"] == sent)
+    return ask(ledger, (call,), form, fact, lambda event: event["kind"] == Kind.SIGNALLED and event["data"] == sent)

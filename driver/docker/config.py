@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -94,25 +93,11 @@ def _signal(name: str) -> str:
     return name if name.isdecimal() else f"SIG{name}"  # a real-time signal has only a number
 
 
-def _bind(text: str) -> str:
-    # As the docker command: a source that begins with a dot is a path from here, not the name of a volume.
-    source, rest = text.split(":", 1)
-    return f"{_path(source)}:{rest}"
-
-
-def _path(source: str) -> str:
-    try:
-        return os.path.abspath(source) if source.startswith(".") else source
-    except FileNotFoundError:
-        message = f"{source} is a path from the current folder, which is not there any more"
-        raise DriverError(Reason.CREATE_REFUSED, message) from None
-
-
 def _mount(text: str) -> dict[str, Any]:
     from machine.notation import mount
 
     kind, source, target, options = mount(text)
-    said: dict[str, Any] = {"Type": kind, "Source": _path(source), "Target": target, "ReadOnly": "readonly" in options}
+    said: dict[str, Any] = {"Type": kind, "Source": source, "Target": target, "ReadOnly": "readonly" in options}
     if kind == "tmpfs":
         limits = {"SizeBytes": size(options.get("tmpfs-size", 0)), "Mode": int(options.get("tmpfs-mode", "1777"), 8)}
         said["TmpfsOptions"] = limits
@@ -212,7 +197,7 @@ HOST: dict[str, Said] = {
     "cgroupns": _as("CgroupnsMode"),
     "runtime": _as("Runtime"),
     "init": _as("Init"),
-    "volume": _as("Binds", lambda texts: [_bind(text) for text in texts if not _is_anonymous(text)]),
+    "volume": _as("Binds", lambda texts: [text for text in texts if not _is_anonymous(text)]),
     "mount": _as("Mounts", _each(_mount)),
     "tmpfs": _as("Tmpfs", lambda texts: dict(map(_tmpfs, texts))),
     "network": _as("NetworkMode", lambda text: split(text)[0]),

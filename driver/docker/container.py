@@ -263,8 +263,10 @@ class DockerContainer(Hearing):
             self._driver.groups.mounts.remove(self.preparation.cgroup_parent)
 
     def close(self) -> None:
-        """Let go of the connections and the events."""
+        """Let go of the connections and the events, and of the parent group if nothing more is to be read there."""
         self._end_sampling()
+        if self._totals is not None or self._spec.sample is None:
+            self._remove_parent()
         if self._stream is not None:
             self._stream.stop()
         self._forget()

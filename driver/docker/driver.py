@@ -227,7 +227,11 @@ class DockerDriver:
             remove(self.client, leftover.container)
         if leftover.uid or leftover.status == "gone":
             self.resources.reap(leftover)
-        self.groups.mounts.remove(parent_of(leftover.uid))
+        self.forget(leftover.uid)
+
+    def forget(self, uid: str) -> None:
+        """Its parent group. What nobody else knows of (networks, volumes) is among the leftovers."""
+        self.groups.mounts.remove(parent_of(uid))
 
     def request(self, spec: Spec, labels: Mapping[str, str], parent: str | None) -> dict[str, Any]:
         """The request by which a container is created. For drivers that wrap this one: they may change it."""

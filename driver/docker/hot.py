@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -39,6 +40,8 @@ PAUSE = 1.0
 """How long a hot container is idle before it is paused, seconds."""
 IDLE = 60.0
 """How long before it is removed."""
+LISTENS = 10.0
+"""How long its shell may take nothing of what it is told, seconds: others wait to be started meanwhile."""
 
 
 class HotSet:
@@ -178,7 +181,7 @@ class HotSet:
         if connected is not None:
             names = [entry.split("=", 1)[0] for entry in found["Config"].get("Env") or ()]
             try:
-                connected.shell.begin(connected.attachment.send, names)
+                connected.shell.begin(partial(connected.attachment.send, patience=LISTENS), names)
             except OSError as error:
                 raise DriverError(Reason.CREATE_REFUSED, f"its shell does not listen: {error}") from error
         return int(found["State"]["Pid"])

@@ -18,6 +18,7 @@ from driver.scarcity import frugal
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.spec import Spec
 from machine.states import Reason
+from machine.units import SECOND
 
 if TYPE_CHECKING:
     from driver.docker.driver import DockerDriver
@@ -26,6 +27,7 @@ EXECUTES = ("exec_start", "exec_die")
 """What is heard of besides what happens to containers."""
 _LAST_WORDS = 2  # seconds in which a refusal is explained
 _FIRST_LOOK, _LAST_LOOK = 0.1, 1.0  # seconds between two looks whether it has begun
+_LATE = 2 * SECOND  # how long after its output a command that had all of it passed on may end
 _BROKEN = 126  # what the engine says of a command that it cannot start, and of one that it has lost
 
 
@@ -122,7 +124,8 @@ class ExecutedCall(HotCall):
         if kind == "exec_start" and ours:
             self._engine_at, self._open = at, True
         elif kind == "exec_die" and ours:
-            if self._follower is not None:
+            over_at, now = self._words.over_at, time.time_ns()
+            if self._follower is not None or (over_at is not None and now - over_at > _LATE):
                 self._words.tell_broken()
             self._end = Died(at, int(attributes.get("exitCode", "255")), "die")
             self._watcher.fact(self._end)

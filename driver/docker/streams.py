@@ -140,13 +140,17 @@ class Attachment:
             # Not that of TLS, after which nothing can be read any more: the engine takes this one as well.
             socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
-    def send(self, data: bytes) -> None:
-        """Write to the process' input, as fast as it takes it. OSError when nothing can be written any more."""
+    def send(self, data: bytes, patience: float | None = None) -> None:
+        """Write to the process' input, as fast as it takes it. OSError when nothing can be written any more.
+
+        `patience`: for how long it may take nothing, seconds; None: for ever.
+        """
         view = memoryview(data)
         poll = select.poll()  # not select: it cannot count beyond 1024 descriptors
         poll.register(self._socket.fileno(), select.POLLOUT)
         while view:
-            poll.poll()
+            if not poll.poll(None if patience is None else patience * 1000):
+                raise TimeoutError(f"it has taken nothing for {patience:g} s")
             with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError), self._lock:
                 view = view[self._socket.send(view) :]
 

@@ -88,6 +88,9 @@ class LocalDriver:
             if found.leads and found.flagged:
                 end(found)
 
+    def forget(self, uid: str) -> None:
+        """A process leaves nothing behind."""
+
     def environment(self, uid: str, spec: Spec) -> dict[str, str]:
         """Our own environment, the call's labels (`CALL_LEDGER_CALL` and so on), and what the spec sets."""
         return {**os.environ, **search.marks(self._labels.of(uid)), **spec.env}

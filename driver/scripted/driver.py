@@ -109,6 +109,9 @@ class ScriptedDriver:
         if (found := self._find(leftover.uid)) is not None:
             found.process.vanish()
 
+    def forget(self, uid: str) -> None:
+        """Nothing is left of what is gone."""
+
     def _find(self, uid: str) -> ScriptedContainer | None:
         found = self.containers.get(uid)
         return found if found is not None and found.process.state.status != "gone" else None
