@@ -184,7 +184,8 @@ class Runner:
         While it has to wait it is `preparing`, and its time to prepare has not begun.
 
         `output` gets (stream, bytes), in the thread that reads the output of all calls: it must not wait for one. What
-        it raises goes to `threading.excepthook`, and it gets no more. `auth` has, or gives, credentials (see `calls.conduct.Auth`), never recorded.
+        it raises goes to `threading.excepthook`, and it gets no more. `auth` has, or gives, credentials (see
+        `calls.conduct.Auth`), never recorded.
         """
         from calls.options import build_spec  # with pydantic behind it; who has a spec need not load that
 

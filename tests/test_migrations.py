@@ -22,9 +22,10 @@ from typing import Any
 import pytest
 from chain import breaks
 from ledgers import OWNER, Call, said, small
+from running import until
 
 from calls import identity
-from ledger import lease
+from ledger import lease, sqlite
 from ledger.failpoint import FailpointError
 from ledger.ledger import Ledger
 from ledger.projection import COLUMNS, Event, fold
@@ -295,10 +296,17 @@ def test_a_migration_without_room_is_refused_in_one_line(unfinished: Path, at: C
 
 
 def test_of_two_that_open_an_old_ledger_one_migrates_it_and_the_other_waits(
-    unfinished: Path, at: Callable[..., None]
+    unfinished: Path, at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
+    versions, version = [], sqlite._version
+
+    def noted(connection: Any, path: Path) -> int:
+        versions.append(version(connection, path))
+        return versions[-1]
+
+    monkeypatch.setattr(sqlite, "_version", noted)
 
     def hold(name: str) -> None:
         reached.append(name)
@@ -310,6 +318,7 @@ def test_of_two_that_open_an_old_ledger_one_migrates_it_and_the_other_waits(
     threads[0].start()
     assert begun.wait(LIMIT)
     threads[1].start()
+    until(lambda: versions[:2] == [1, 1], "the second to see that it is old")
     go_on.set()
     for thread in threads:
         thread.join(LIMIT)
