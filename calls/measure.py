@@ -57,9 +57,11 @@ class Samples:
             self._gap(SampleGap(at, self._last_at))
         self._recorder.sample(at, sample)
         self._last, self._last_at = sample, at
-        if self._limit and (sample.mem_rss_bytes or 0) >= _NEAR * self._limit:
+        before, self.peak = self.peak, max(self.peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
+        # Of a short call nothing else is known: an engine may not hear that memory ran out if all of it ends then.
+        reached = before < (self._limit or 0) <= self.peak
+        if reached or (self._limit and (sample.mem_rss_bytes or 0) >= _NEAR * self._limit):
             self._near_at = at
-        self.peak = max(self.peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
 
     def end(self) -> Sample | None:
         """Take no more; -> the totals, where nothing has them the last sample. None when none were wanted."""

@@ -173,6 +173,20 @@ def test_close_to_the_limit_long_ago_is_not_close_to_it(ledger: Path) -> None:
         assert (end(verdict), verdict.ended.oom) == ((State.ERROR, Reason.EXIT), None)
 
 
+def test_137_when_the_highest_memory_has_just_reached_the_limit_is_too(ledger: Path) -> None:
+    samples = [Sample(mem_peak_bytes=62 * MIB), Sample(mem_peak_bytes=64 * MIB)]
+    with Stage(ledger, exits(137, after=1.5), samples=samples) as stage:
+        verdict = stage.conduct(memory="64m")
+        assert (end(verdict), verdict.ended.oom) == ((State.KILLED, Reason.OOM), "likely")
+
+
+def test_the_highest_memory_of_long_ago_says_nothing_of_the_end(ledger: Path) -> None:
+    samples = [Sample(mem_peak_bytes=64 * MIB)] * 6
+    with Stage(ledger, exits(137, after=5.5), samples=samples) as stage:
+        verdict = stage.conduct(memory="64m")
+        assert (end(verdict), verdict.ended.oom) == ((State.ERROR, Reason.EXIT), None)
+
+
 def test_a_child_out_of_memory_does_not_end_the_call(ledger: Path) -> None:
     with Stage(ledger, happens(OomKilled, after=1), happens(OomKilled, after=2), exits(0, after=3)) as stage:
         verdict = stage.conduct()

@@ -180,13 +180,16 @@ def test_kill_after_cancel_takes_over(under: Callable[..., Under]) -> None:
 
 
 def test_out_of_memory(runner: calls.Runner) -> None:
-    assert run(runner, "tail", "/dev/zero", memory="16m") == ("killed", "oom", 137, "KILL", "certain", False)
+    found = run(runner, "tail", "/dev/zero", memory="16m")
+    assert (found[:4], found[5]) == (("killed", "oom", 137, "KILL"), False)
+    assert found[4] in ("certain", "likely")  # engines do not always hear of it
 
 
 def test_out_of_memory_of_a_child_is_a_mark_not_a_verdict(runner: calls.Runner) -> None:
-    script = "tail /dev/zero; exit {}"
-    assert run(runner, "sh", "-c", script.format(0), memory="16m") == ("success", "exit", 0, None, "certain", False)
-    assert run(runner, "sh", "-c", script.format(5), memory="16m") == ("error", "exit", 5, None, "certain", False)
+    options = {"memory": "16m", "sample": "100ms"}
+    for code, verdict in ((0, ("success", "exit")), (5, ("error", "exit"))):
+        script = f"tail /dev/zero; sleep 1; exit {code}"
+        assert run(runner, "sh", "-c", script, **options) == (*verdict, code, None, "certain", False)
 
 
 def test_killed_by_somebody_else(under: Callable[..., Under]) -> None:
