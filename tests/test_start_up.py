@@ -14,6 +14,7 @@ from conducting import Stage
 from hypothesis import given
 from hypothesis import strategies as st
 
+import calls
 from driver.scripted import exits
 from machine.request import value
 from machine.spec import Spec
@@ -181,6 +182,7 @@ def test_without_a_thread_to_be_had_it_is_loaded_when_it_is_needed(
 
     with Stage(tmp_path / "ledger.db", exits(3, after=1)) as stage:
         monkeypatch.delitem(sys.modules, "calls.watch", raising=False)
+        monkeypatch.delattr(calls, "watch", raising=False)  # else there would be two of it from now on
         monkeypatch.setattr(threading.Thread, "start", start)
         assert (stage.conduct().ended.exit_code, len(refused)) == (3, 1)
 

@@ -20,7 +20,7 @@ from machine.states import Reason
 if TYPE_CHECKING:
     from driver.docker.driver import DockerDriver
 
-_LOOKS = (0.001, 0.005, 0.02)  # seconds; the kernel lets go of an ended process a moment after its end is known
+_LOOKS = (0.001, 0.005, 0.02, 0.1)  # seconds; the kernel lets go of an ended process a moment after its end is known
 _OWN = frozenset((  # what a call has for itself: all else makes another container
     *("command", "entrypoint", "name", "idempotency_key", "timeout", "prepare_timeout", "stop_timeout"),
     *("sample", "log_limit", "pull", "pull_idle_timeout"),
