@@ -218,6 +218,8 @@ class DockerContainer(Hearing):
                 take = sink if self._spec.memory is None else self._minding(meter, sink)
                 self._end_sampling = sampling.add(self._counted(meter), interval, take)
                 return
+            if self.preparation.cgroup_parent:
+                return  # it has ended: an engine that is just cleaning up would take 15 ms to say so
         if (pid or self.inspect().pid) is not None:
             from driver.docker.stats import StatsStream
 
