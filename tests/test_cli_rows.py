@@ -167,5 +167,11 @@ class TestSql:
         header, row = csv.reader(io.StringIO(said("sql", query, form)[1], newline=""), delimiter=delimiter)
         assert (len(header), row) == (len(values), values)
 
+    def test_a_number_that_json_does_not_have(self, said: Said) -> None:
+        assert (
+            said("sql", "SELECT 1e999 AS a, -1e999 AS b, 1.5 AS c", "--nl")[1] == '{"a": null, "b": null, "c": 1.5}\n'
+        )
+        assert said("sql", "SELECT 1e999 AS a", "--csv")[1] == "a\ninf\n"
+
     def test_no_sql(self, said: Said) -> None:
         assert said("sql", "selec") == (2, "", 'calls: sql: near "selec": syntax error\n')

@@ -31,6 +31,7 @@ _STYLES = {"success": "green", "error": "red", "timeout": "red", "killed": "red"
 _STYLES |= {"ok": "green", "bad": "red", "off": "yellow"}
 _FOLD = 20
 """Cells are folded to this width and no further."""
+_INFINITE = (float("inf"), float("-inf"))
 _VISIBLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _VISIBLE |= {9: "\\t", 10: "\\n", 13: "\\r"}
 
@@ -99,8 +100,15 @@ def put(text: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON text. Bytes are text where they are UTF-8, else an object with base64, as in sqlite-utils."""
-    return json.dumps(value, default=_bytes, ensure_ascii=False, indent=indent)
+    """JSON text. Bytes are text where they are UTF-8, else an object with base64, as in sqlite-utils.
+
+    A number that JSON does not have (an infinite one) is null.
+    """
+    dumps = functools.partial(json.dumps, default=_bytes, ensure_ascii=False, allow_nan=False, indent=indent)
+    try:
+        return dumps(value)
+    except ValueError:
+        return dumps({name: None if each in _INFINITE else each for name, each in value.items()})  # of a query
 
 
 def _bytes(value: bytes) -> str | dict[str, Any]:
@@ -130,7 +138,7 @@ class _Put:
 
 def flat(value: Any) -> str:
     """A value as one cell: nothing for None, text as it is, everything else as JSON."""
-    plain = _bytes(value) if isinstance(value, bytes) else value
+    plain = _bytes(value) if isinstance(value, bytes) else str(value) if value in _INFINITE else value
     return "" if plain is None else plain if isinstance(plain, str) else to_json(plain)
 
 
