@@ -12,6 +12,7 @@ from pathlib import Path
 import docker
 import ledgers
 import pytest
+from held import Ahead
 from hypothesis import HealthCheck, settings
 from running import LIMIT
 
@@ -86,6 +87,12 @@ def said(path: Path) -> ledgers.Said:
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def clock() -> Ahead:
+    """One for a runner whose deadlines are to be brought near."""
+    return Ahead()
 
 
 @pytest.fixture

@@ -82,12 +82,6 @@ def there(runner: calls.Runner) -> dict[str, str]:
 
 
 @pytest.fixture
-def clock() -> Ahead:
-    """The runner's."""
-    return Ahead()
-
-
-@pytest.fixture
 def runner(ledger: Path, clock: Ahead) -> Iterator[calls.Runner]:
     """A runner on the test's ledger, whose deadlines can be brought near; closed, it has no container."""
     with calls.Runner(ledger, clock=clock) as runner:

@@ -42,12 +42,6 @@ class Under:
 
 
 @pytest.fixture
-def clock() -> Ahead:
-    """The runner's."""
-    return Ahead()
-
-
-@pytest.fixture
 def runner(ledger: Path, clock: Ahead) -> Iterator[calls.Runner]:
     """A runner whose deadlines can be brought near."""
     with calls.Runner(ledger, clock=clock) as runner:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 
@@ -22,15 +21,6 @@ RATE = 10 * 2**20
 """How many bytes a second are followed: the ledger's other readers, and its writers, are not to wait for this one."""
 _NAMES = {1: "stdout", 2: "stderr"}
 _COLUMNS = ("at", "stream", "offset_bytes", "data")
-
-
-class Piece(NamedTuple):
-    """What came at one time (ns) in one stream, from an offset in it on."""
-
-    at: int
-    stream: int
-    offset: int
-    data: bytes
 
 
 @click.command()
@@ -81,7 +71,7 @@ def command(
             click.echo("calls: the output of this call was pruned", err=True)
 
 
-def _pieces(reader: Reader, call_id: int, part: _Part, *, follow: bool) -> Iterator[Piece]:
+def _pieces(reader: Reader, call_id: int, part: _Part, *, follow: bool) -> Iterator[Chunk]:
     """The pieces of a part of the output; where something is missing that is said on the way."""
     pace, seen = Pace(RATE, RATE), 0
     for _ in attended(reader, call_id):
@@ -101,7 +91,7 @@ def _pieces(reader: Reader, call_id: int, part: _Part, *, follow: bool) -> Itera
             part.end(event["data"])
 
 
-def _row(piece: Piece) -> Row:
+def _row(piece: Chunk) -> Row:
     return dict(zip(_COLUMNS, (iso(piece.at), _NAMES[piece.stream], piece.offset, piece.data), strict=True))
 
 
@@ -142,7 +132,7 @@ class _Part:
         self._begin_at = begin_at
         self._ends = dict.fromkeys(wanted, 0)
 
-    def of(self, chunk: Chunk) -> Piece | None:
+    def of(self, chunk: Chunk) -> Chunk | None:
         """What is wanted of a piece, if anything; and says what is missing before it."""
         stream = chunk.stream
         if stream not in self._ends:
@@ -155,7 +145,7 @@ class _Part:
             self._missing(stream, end, chunk.offset - end)
         offset = max(begin, chunk.offset)
         data = chunk.data[offset - chunk.offset :]
-        return Piece(chunk.at, stream, offset, data) if data else None
+        return chunk._replace(offset=offset, data=data) if data else None
 
     def end(self, cut: dict[str, object]) -> None:
         """Note a cut after which nothing was kept: no later piece has shown it."""
@@ -179,13 +169,13 @@ class _Printer:
         self._ends: dict[int, int] = {}
         self._fresh = dict.fromkeys(_NAMES, True)
 
-    def write(self, piece: Piece) -> None:
+    def write(self, piece: Chunk) -> None:
         """At once: the two streams must keep their order on a terminal."""
         target = sys.stdout.buffer if piece.stream == 1 else sys.stderr.buffer
         target.write(self._stamped(piece) if self._timestamps else piece.data)
         target.flush()
 
-    def _stamped(self, piece: Piece) -> bytes:
+    def _stamped(self, piece: Chunk) -> bytes:
         stamp = f"{iso(piece.at)} ".encode()
         whole = piece.data.removesuffix(b"\n")
         lines = whole.replace(b"\n", b"\n" + stamp) + piece.data[len(whole) :]
