@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import encodings.idna
+import importlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import calls
+from calls.cli.lean import _FOR_ELSEWHERE, _OPTIONAL, _UNUSED
 from driver.scripted import exits
 from machine.request import value
 from machine.spec import Spec
@@ -39,16 +43,22 @@ calls.cli.launch.Child = Child
 """
 
 
-def python(code: str) -> Any:
-    """What a process of its own prints, as JSON."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+SOCKET_FILE = "unix:///run/no-engine.sock"
+
+
+def python(code: str, *words: str, engine: str = SOCKET_FILE) -> Any:
+    """What a process of its own prints, as JSON; `words` are its command line, `engine` is where one would be."""
+    command = [sys.executable, "-c", code, *words]
+    env = {**os.environ, "DOCKER_HOST": engine}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
 
-def loaded(code: str, *names: str) -> list[str]:
-    """Which of these modules are loaded after `code`."""
-    return python(f"import json, sys\n{code}\nprint(json.dumps([name for name in {names!r} if name in sys.modules]))")
+def loaded(code: str, *names: str, words: tuple[str, ...] = ()) -> list[str]:
+    """Which of these modules are loaded after `code`: they, and not what stands in for them."""
+    there = "[name for name in %r if getattr(sys.modules.get(name), '__spec__', None)]" % (names,)  # noqa: UP031
+    return python(f"import json, sys\n{code}\nprint(json.dumps({there}))", *words)
 
 
 HEAVY = ("pydantic", "rich", "sqlite_utils", "tenacity", "psutil", "prometheus_client", "transitions", "inspect")
@@ -76,9 +86,9 @@ OURS = {
 
 def test_the_recorder_waits_for_nothing_that_it_can_do_without() -> None:
     late = [f"{room}.{name}" for room, names in OURS.items() for name in names]
-    theirs = ("bz2", "charset_normalizer", "chardet", "csv", "encodings.idna", "getpass", "idna", "importlib.metadata")
-    theirs += ("lzma", "subprocess", "tarfile", "traceback", "zipfile")
-    assert loaded(RECORDER, *HEAVY, "click", *late, *theirs) == []
+    theirs = {*_UNUSED, *_OPTIONAL, *_FOR_ELSEWHERE, "certifi", "csv", "getpass"}
+    theirs -= {"hashlib"}  # the ledger needs it
+    assert loaded(RECORDER, *HEAVY, "click", *late, *theirs, "docker") == ["docker"]
 
 
 def test_a_plain_request_waits_for_no_validation() -> None:
@@ -91,19 +101,75 @@ def test_what_must_be_understood_is_validated() -> None:
     assert loaded(f"{REQUEST}run(['run', '--timeout', '9s', 'busybox', 'true'])", "pydantic") == ["pydantic"]
 
 
+def test_a_local_call_waits_for_no_docker_py() -> None:
+    for words in (("run", "--driver", "local", "true"), ("run", "--driver=local", "true")):
+        assert loaded(RECORDER, "docker", "requests", "urllib3", words=words) == []
+
+
 # What stands in for a module is as good as the module.
+
+
+def test_what_is_taken_out_of_a_module_by_name_is_there() -> None:
+    for module, names in _UNUSED.items():
+        found = importlib.import_module(module) if module != "encodings.idna" else encodings.idna
+        assert all(callable(getattr(found, name)) for name in names), module
 
 
 def test_what_was_spared_is_there_when_it_is_used() -> None:
     code = f"""{RECORDER}
-import json, importlib.metadata, tarfile, zipfile
-import docker.utils.build, requests.utils, urllib3.http2
+import json, importlib.metadata, inspect, ssl, tarfile, zipfile, urllib.request
+import docker.client, docker.models.containers, docker.utils.build, requests.utils, urllib3.http2
 print(json.dumps([
     requests.utils.zipfile.ZipFile is zipfile.ZipFile,
     docker.utils.build.tarfile.TarFile is tarfile.TarFile,
     urllib3.http2.version("docker") == importlib.metadata.version("docker"),
+    requests.utils.getproxies() == urllib.request.getproxies(),
+    type(docker.client.ContainerCollection(client=None)) is docker.models.containers.ContainerCollection,
+    inspect.isfunction(inspect.isfunction),
+    ssl.create_default_context() is not None,
 ]))"""
-    assert python(code) == [True, True, True]
+    assert python(code) == [True] * 7
+
+
+def test_a_pattern_is_as_good_before_it_is_compiled() -> None:
+    code = f"""{RECORDER}
+import json, re, urllib3.util.url
+pattern = urllib3.util.url._IPV6_ADDRZ_RE
+print(json.dumps([
+    type(pattern) is not re.Pattern,
+    isinstance(pattern, re.Pattern),
+    bool(pattern.match("[::1]")),
+    re.sub(pattern, "x", "[::1]"),
+    re.compile(pattern) is pattern,
+    type(re.compile("new")) is re.Pattern,
+]))"""
+    assert python(code) == [True, True, True, "x", True, True]
+
+
+TLS = f"{RECORDER}\nimport json, requests, urllib3.util.ssl_ as found\n"
+
+
+@pytest.mark.parametrize("engine", ["tcp://127.0.0.1:2376", "https://127.0.0.1", "ssh://somewhere"])
+def test_an_engine_elsewhere_is_reached_by_tls(engine: str) -> None:
+    code = f"{TLS}print(json.dumps([found.SSLContext is not None, requests.certs.where() != '']))"
+    assert python(code, engine=engine) == [True, True]
+
+
+@pytest.mark.parametrize("variable", ["DOCKER_CONTEXT", "DOCKER_CONFIG", "HOME"])
+def test_so_is_the_one_of_a_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    def by_tls() -> Any:
+        return python(f"{TLS}print(json.dumps(found.SSLContext is not None))", engine="")
+
+    for other in ("DOCKER_CONTEXT", "DOCKER_CONFIG"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / ".docker" / "config.json" if variable == "HOME" else tmp_path / "config.json"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text('{"auths": {}}')
+    assert not by_tls()
+    config.write_text('{"currentContext": "there"}')
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert by_tls()
 
 
 def test_a_text_of_unknown_encoding_is_taken_for_utf_8() -> None:
@@ -126,7 +192,7 @@ class Insists:
 sys.meta_path.insert(0, Insists())
 """
     names = ("docker", "charset_normalizer", "zipfile", "idna")
-    assert loaded(code + RECORDER, *names) == list(names)
+    assert loaded(f"{code}{RECORDER}import driver.docker", *names) == list(names)
 
 
 # What is of its type already.

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import driver.docker  # noqa: F401 - if `lean` could not load it
 from calls.cli.launch import MESSAGES, hear
 from calls.cli.passing import write
 from calls.identity import requester

@@ -7,7 +7,6 @@ import os
 import re
 import select
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -86,6 +85,7 @@ class Attachment:
         self._raw = raw  # keeps the response alive, which closes the connection when it is collected
         self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[arg-type]
         self._socket.setblocking(False)
+        self._not_yet = _not_yet(self._socket)
         self._frames = taker(output, tty=tty)
         self._ended = ended
         self._chunks = chunks
@@ -101,13 +101,13 @@ class Attachment:
             try:
                 with self._lock:
                     data = self._socket.recv(_READ)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except self._not_yet:
                 return True
             except OSError:
                 data = b""  # broken off: nothing more will come
             if not self.take(data):
                 return False
-            if not (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+            if not (_is_tls(self._socket) and self._socket.pending()):  # type: ignore[attr-defined]
                 return True
 
     def take(self, data: bytes) -> bool:
@@ -151,8 +151,21 @@ class Attachment:
         while view:
             if not poll.poll(None if patience is None else patience * 1000):
                 raise TimeoutError(f"it has taken nothing for {patience:g} s")
-            with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError), self._lock:
+            with contextlib.suppress(*self._not_yet), self._lock:
                 view = view[self._socket.send(view) :]
+
+
+def _is_tls(connection: socket.socket) -> bool:
+    return hasattr(connection, "pending")
+
+
+def _not_yet(connection: socket.socket) -> tuple[type[OSError], ...]:
+    """What it raises when it would have to wait."""
+    if not _is_tls(connection):
+        return (BlockingIOError,)
+    import ssl  # loaded already, but not where no engine is reached by it
+
+    return BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError
 
 
 class Chunks:
