@@ -39,10 +39,13 @@ def main() -> None:
             time.sleep(given.seconds / 2)
             threads = threading.active_count()
             states = {future.result().state for future in futures}
-        report(path, duration(given.interval), states, threads, time.monotonic() - begun)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        print(f"calls {given.calls} {sorted(states)}, threads {threads}, wall {time.monotonic() - begun:.0f} s")
+        print(f"CPU {used.ru_utime + used.ru_stime:.2f} s, peak RSS {used.ru_maxrss / 1024:.0f} MiB")
+        report(path, duration(given.interval))
 
 
-def report(path: Path, interval: int, states: set[str], threads: int, wall: float) -> None:
+def report(path: Path, interval: int) -> None:
     """Read the ledger as anybody would."""
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT call_id, at FROM sample WHERE pids IS NOT NULL ORDER BY call_id, seq").fetchall()
@@ -51,12 +54,9 @@ def report(path: Path, interval: int, states: set[str], threads: int, wall: floa
         "SELECT max(at) - min(at) FROM sample WHERE pids IS NOT NULL GROUP BY call_id"
     ).fetchall()
     expected = sum(span // interval + 1 for (span,) in spans)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"calls {len(spans)} {sorted(states)}, threads {threads}, wall {wall:.0f} s")
     print(f"samples {len(rows)} of {expected} expected, lost {100 * max(0, expected - len(rows)) / expected:.2f} %")
     recorded = connection.execute("SELECT sum(gaps) FROM call").fetchone()[0]
     print(f"worst gap {max(gaps) / 1e9:.2f} s; gaps recorded {recorded}")
-    print(f"CPU {used.ru_utime + used.ru_stime:.2f} s, peak RSS {used.ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":
