@@ -262,3 +262,9 @@ def test_a_recorder_that_was_killed_before_it_knew_of_the_call(tmp_path: Path, l
     line = b"calls: the recording process was killed; another one takes over what it had begun\n"
     assert calls("run", "busybox", "true", PYTHONPATH=str(tmp_path)) == (125, b"", line)
     assert not ledger.exists()
+
+
+def test_an_interrupt_before_there_is_a_call_ends_the_command_without_a_word(tmp_path: Path, ledger: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    assert calls(*LOCAL, "--", "true", PYTHONPATH=str(tmp_path)) == (-signal.SIGINT, b"", b"")
+    assert not ledger.exists()

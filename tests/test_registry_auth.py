@@ -205,6 +205,24 @@ def test_credentials_that_docker_py_stumbles_over_are_not_taken_for_an_engine_th
     assert str(refused.value) == f"no credentials: {path}: auth of r.example is not USER:PASSWORD in base64"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "no credentials: {path} is not a JSON object"),
+        ('{"auths": 3}', "no credentials: {path}: auths is not a JSON object"),
+        ('{"HttpHeaders": null}', "no credentials: {path}: HttpHeaders is not a JSON object"),
+        ('{"proxies": 3}', "no credentials: {path}: proxies is not a JSON object"),
+        ('{"proxies": {"default": 3}}', "Docker's configuration file cannot be used: "),
+    ],
+)
+def test_so_is_whatever_else_docker_py_takes_for_an_object(config: Config, text: str, words: str) -> None:
+    path = config({})
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DriverError) as refused:
+        connect()
+    assert words.format(path=path) in str(refused.value)
+
+
 def test_a_file_that_cannot_be_read(config: Config) -> None:
     path = config({})
     path.write_bytes(b"\xff\xfe")

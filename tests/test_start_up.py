@@ -86,7 +86,7 @@ OURS = {
 
 def test_the_recorder_waits_for_nothing_that_it_can_do_without() -> None:
     late = [f"{room}.{name}" for room, names in OURS.items() for name in names]
-    theirs = {*_UNUSED, *_OPTIONAL, *_FOR_ELSEWHERE, "certifi", "csv", "getpass"}
+    theirs = {*_UNUSED, *_OPTIONAL, *_FOR_ELSEWHERE, "bz2", "certifi", "csv", "getpass", "lzma", "subprocess"}
     theirs -= {"hashlib"}  # the ledger needs it
     assert loaded(RECORDER, *HEAVY, "click", *late, *theirs, "docker") == ["docker"]
 
@@ -101,9 +101,22 @@ def test_what_must_be_understood_is_validated() -> None:
     assert loaded(f"{REQUEST}run(['run', '--timeout', '9s', 'busybox', 'true'])", "pydantic") == ["pydantic"]
 
 
-def test_a_local_call_waits_for_no_docker_py() -> None:
-    for words in (("run", "--driver", "local", "true"), ("run", "--driver=local", "true")):
-        assert loaded(RECORDER, "docker", "requests", "urllib3", words=words) == []
+def test_nor_does_transitions_later() -> None:
+    assert loaded(f"{RECORDER}import transitions", "transitions", "inspect", "ast") == ["transitions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("--driver local true", []),
+        ("--driver=local true", []),
+        ("--driver docker --driver other busybox", []),  # its own urllib3 is to have TLS
+        ("--driver other busybox --driver docker", []),
+        ("--driver=docker busybox true", ["docker"]),
+    ],
+)
+def test_a_call_of_another_driver_waits_for_no_docker_py(words: str, found: list[str]) -> None:
+    assert loaded(RECORDER, "docker", words=("run", *words.split())) == found
 
 
 # What stands in for a module is as good as the module.
@@ -149,27 +162,41 @@ print(json.dumps([
 TLS = f"{RECORDER}\nimport json, requests, urllib3.util.ssl_ as found\n"
 
 
-@pytest.mark.parametrize("engine", ["tcp://127.0.0.1:2376", "https://127.0.0.1", "ssh://somewhere"])
+@pytest.mark.parametrize("engine", ["tcp://127.0.0.1:2376", "tcp://unix:1", "https://127.0.0.1", "ssh://somewhere"])
 def test_an_engine_elsewhere_is_reached_by_tls(engine: str) -> None:
     code = f"{TLS}print(json.dumps([found.SSLContext is not None, requests.certs.where() != '']))"
     assert python(code, engine=engine) == [True, True]
 
 
-@pytest.mark.parametrize("variable", ["DOCKER_CONTEXT", "DOCKER_CONFIG", "HOME"])
-def test_so_is_the_one_of_a_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    def by_tls() -> Any:
-        return python(f"{TLS}print(json.dumps(found.SSLContext is not None))", engine="")
+@pytest.mark.parametrize(
+    ("file", "text", "variables", "by_tls"),
+    [
+        ("home/.docker/config.json", '{"auths": {}}', (), False),
+        ("home/.docker/config.json", '{"auths": {}}', ("DOCKER_CONTEXT",), True),
+        ("home/.docker/config.json", '{"currentContext": "there"}', (), True),
+        ("home/.docker/config.json", r'{"\u0063urrentContext": "there"}', (), True),
+        ("home/.dockercfg", '{"currentContext": "there"}', (), True),
+        ("config.json", '{"currentContext": "there"}', (), False),
+        ("config.json", '{"currentContext": "there"}', ("DOCKER_CONFIG",), True),
+    ],
+)
+def test_so_is_the_one_of_a_context(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, variables: tuple[str, ...], *, by_tls: bool
+) -> None:
+    for variable in ("DOCKER_CONTEXT", "DOCKER_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in variables:
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    assert python(f"{TLS}print(json.dumps(found.SSLContext is not None))", engine="") == by_tls
 
-    for other in ("DOCKER_CONTEXT", "DOCKER_CONFIG"):
-        monkeypatch.delenv(other, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    config = tmp_path / ".docker" / "config.json" if variable == "HOME" else tmp_path / "config.json"
-    config.parent.mkdir(exist_ok=True)
-    config.write_text('{"auths": {}}')
-    assert not by_tls()
-    config.write_text('{"currentContext": "there"}')
-    monkeypatch.setenv(variable, str(tmp_path))
-    assert by_tls()
+
+@pytest.mark.parametrize("engine", [SOCKET_FILE, "tcp://[::1]:2375"])
+def test_an_address_of_version_6_is_understood(engine: str) -> None:
+    code = f"{RECORDER}import json, urllib.parse\nprint(json.dumps(urllib.parse.urlsplit('tcp://[::1]:2375').port))"
+    assert python(code, engine=engine) == 2375
 
 
 def test_a_text_of_unknown_encoding_is_taken_for_utf_8() -> None:
@@ -181,18 +208,23 @@ print(json.dumps([answer.encoding, answer.text]))"""
     assert python(code) == [None, "größer"]
 
 
-def test_where_nothing_can_be_spared_all_is_loaded() -> None:
-    """As with a requests that insists on a guesser."""
-    code = """
+@pytest.mark.parametrize(
+    ("where", "missed"), [("requests", "charset_normalizer"), ("requests.adapters", "ssl"), ("docker.api", "ssl")]
+)
+def test_where_nothing_can_be_spared_all_is_loaded(where: str, missed: str) -> None:
+    """As with a requests that insists on a guesser, or on TLS."""
+    code = f"""
 import sys
 class Insists:
     def find_spec(self, name, path=None, target=None):
-        if name == "requests" and sys.modules.get("charset_normalizer", "") is None:
-            raise RuntimeError("You need either charset_normalizer or chardet installed")
+        if name == {where!r} and sys.modules.get({missed!r}, "") is None:
+            raise RuntimeError("it cannot do without")
 sys.meta_path.insert(0, Insists())
+{RECORDER}import driver.docker, http.client, urllib3
+assert urllib3.util.ssl_.SSLContext and http.client.HTTPSConnection
 """
-    names = ("docker", "charset_normalizer", "zipfile", "idna")
-    assert loaded(f"{code}{RECORDER}import driver.docker", *names) == list(names)
+    names = ("docker", "charset_normalizer", "ssl", "zipfile", "idna")
+    assert loaded(code, *names) == list(names)
 
 
 # What is of its type already.

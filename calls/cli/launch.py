@@ -102,6 +102,8 @@ def ahead() -> None:
     """Fork now: the command line looks like a `run`."""
     global child  # noqa: PLW0603 - one process, one child
     child = Child()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before there is a call: an end without a traceback
 
 
 def detached(act: Callable[[int], object]) -> str:

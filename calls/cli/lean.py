@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 _UNUSED = {
-    "bz2": (),
     "calendar": ("timegm",),
     "docker.credentials": (),
     "docker.models.configs": ("ConfigCollection",),
@@ -35,10 +34,8 @@ _UNUSED = {
     "importlib.metadata": ("version",),
     "inspect": (),
     "ipaddress": ("IPv4Address", "IPv6Address"),
-    "lzma": (),
     "random": (),
     "shutil": ("copyfile", "rmtree"),
-    "subprocess": (),
     "tarfile": (),
     "tempfile": (),
     "traceback": (),
@@ -74,7 +71,7 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":  # `from … import` asks for it
             raise AttributeError(name)
-        if name in _UNUSED.get(self.__name__, ()):
+        if name in _UNUSED.get(self.__name__, ()) and sys.modules.get(self.__name__) is self:
             return partial(self._call, name)
         return self._own(name)
 
@@ -118,7 +115,7 @@ def load_client() -> None:
     In a process that has nothing else to do with these libraries. Where it fails, as with a requests that insists on
     one of those that guess, docker-py is loaded whole when it is used.
     """
-    if _driver() != "docker":
+    if not all(name == "docker" for name in _drivers()):
         return
     standing, absent = [_StandIn(name) for name in _UNUSED], list(_OPTIONAL)
     if not _may_be_elsewhere():
@@ -128,9 +125,14 @@ def load_client() -> None:
     absent = [name for name in absent if name not in sys.modules]
     sys.modules.update({module.__name__: module for module in standing})
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] # None: it cannot be imported
-    with contextlib.suppress(Exception), warnings.catch_warnings(), _patterns_later():
-        warnings.simplefilter("ignore")  # requests says what it misses
-        import driver.docker  # noqa: F401
+    before = set(sys.modules)
+    try:
+        with warnings.catch_warnings(), _patterns_later():
+            warnings.simplefilter("ignore")  # requests says what it misses
+            import driver.docker  # noqa: F401
+    except Exception:  # noqa: BLE001 - if it is not our doing, it comes again where docker-py is used
+        for name in sys.modules.keys() - before:  # these have done without
+            del sys.modules[name]
     for name in absent:
         del sys.modules[name]
     for module in standing:
@@ -138,13 +140,12 @@ def load_client() -> None:
             module.leave()
 
 
-def _driver() -> str:
+def _drivers() -> Iterator[str]:
     for word, next_one in pairwise((*sys.argv, "")):
         if word == "--driver":
-            return next_one
-        if word.startswith("--driver="):
-            return word.removeprefix("--driver=")
-    return "docker"
+            yield next_one
+        elif word.startswith("--driver="):
+            yield word.removeprefix("--driver=")
 
 
 def _may_be_elsewhere() -> bool:
@@ -154,14 +155,15 @@ def _may_be_elsewhere() -> bool:
     if "DOCKER_CONTEXT" in os.environ:
         return True
     home = os.path.expanduser("~")
-    own = os.environ.get("DOCKER_CONFIG", home)  # docker-py takes the first that there is
+    own = os.environ.get("DOCKER_CONFIG", f"{home}/.docker")  # docker-py takes the first that there is
     return any(map(_names_a_context, (f"{own}/config.json", f"{home}/.docker/config.json", f"{home}/.dockercfg")))
 
 
 def _names_a_context(config: str) -> bool:
     try:
         with open(config, encoding="utf-8", errors="replace") as file:
-            return "currentContext" in file.read()
+            text = file.read()
+            return "currentContext" in text or "\\u" in text  # which may spell it
     except OSError:
         return False
 

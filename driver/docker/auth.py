@@ -75,7 +75,10 @@ def fault() -> str | None:
     try:
         for source, document in _documents():
             auths = document.get("auths", document if source in VARIABLES else {})
-            for address in auths if isinstance(auths, dict) else ():
+            for part in ("auths", "HttpHeaders", "proxies"):
+                if not isinstance(document.get(part, {}), dict):
+                    raise _refusal(f"{source}: {part} is not a JSON object")
+            for address in auths:
                 _entry(auths[address], source, address)
     except DriverError as error:
         return str(error)

@@ -40,7 +40,7 @@ def connect(measure: Measure = lambda *_: None) -> docker.APIClient:
     `measure` is told of every request.
     """
     try:
-        client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
+        client = _configured()
         if is_local(client):
             client.trust_env = False  # else each request looks through our environment for proxies
             path = client.get_adapter(client.base_url).socket_path
@@ -69,6 +69,15 @@ def connect(measure: Measure = lambda *_: None) -> docker.APIClient:
             f"no Docker Engine at {where} ({_cause(error)}). Start it, set DOCKER_HOST, "
             "or run a command of this host with: calls run --driver local -- CMD",
         ) from error
+
+
+def _configured() -> docker.APIClient:
+    try:
+        client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
+        dict(client._general_configs.get("HttpHeaders", {}))  # noqa: SLF001 - sent along with each request
+    except (AttributeError, TypeError) as error:  # it does not look what the file has where it wants an object
+        raise docker.errors.InvalidConfigFile(f"Docker's configuration file cannot be used: {error}") from error
+    return client
 
 
 def _spoken(version: str) -> str:
