@@ -16,8 +16,8 @@ from running import IMAGE, calls, run, shown, told
 
 pytestmark = pytest.mark.engine
 
-ADDRESS, MAC = f"10.213.{os.getpid() % 256}.9", "02:42:0a:d5:4e:09"
-SUBNET = ADDRESS.replace(".9", ".0/24")
+NETWORK = f"10.213.{os.getpid() % 256}"
+SUBNET, ADDRESS, MAC = f"{NETWORK}.0/24", f"{NETWORK}.9", "02:42:0a:d5:4e:09"
 
 
 @pytest.fixture(autouse=True)
