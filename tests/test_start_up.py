@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import encodings.idna
 import importlib
 import json
 import os
@@ -57,7 +56,7 @@ def python(code: str, *words: str, engine: str = SOCKET_FILE) -> Any:
 
 def loaded(code: str, *names: str, words: tuple[str, ...] = ()) -> list[str]:
     """Which of these modules are loaded after `code`: they, and not what stands in for them."""
-    there = "[name for name in %r if getattr(sys.modules.get(name), '__spec__', None)]" % (names,)  # noqa: UP031
+    there = f"[name for name in {names!r} if getattr(sys.modules.get(name), '__spec__', None)]"
     return python(f"import json, sys\n{code}\nprint(json.dumps({there}))", *words)
 
 
@@ -124,7 +123,7 @@ def test_a_call_of_another_driver_waits_for_no_docker_py(words: str, found: list
 
 def test_what_is_taken_out_of_a_module_by_name_is_there() -> None:
     for module, names in _UNUSED.items():
-        found = importlib.import_module(module) if module != "encodings.idna" else encodings.idna
+        found = importlib.import_module(module)
         assert all(callable(getattr(found, name)) for name in names), module
 
 

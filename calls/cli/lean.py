@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -115,7 +115,7 @@ def load_client() -> None:
     In a process that has nothing else to do with these libraries. Where it fails, as with a requests that insists on
     one of those that guess, docker-py is loaded whole when it is used.
     """
-    if not all(name == "docker" for name in _drivers()):
+    if not {*_drivers()} <= {"docker"}:
         return
     standing, absent = [_StandIn(name) for name in _UNUSED], list(_OPTIONAL)
     if not _may_be_elsewhere():
@@ -171,7 +171,7 @@ def _names_a_context(config: str) -> bool:
 @contextlib.contextmanager
 def _patterns_later() -> Iterator[None]:
     at_once = re.compile
-    re.compile = lambda *given, **named: _Pattern(partial(at_once, *given, **named))  # type: ignore[assignment]
+    re.compile = lambda *given, **named: _Pattern(cache(partial(at_once, *given, **named)))  # type: ignore[assignment]
     try:
         yield
     finally:

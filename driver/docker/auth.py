@@ -62,7 +62,7 @@ def find(host: str) -> Credentials:
     DriverError(PULL_DENIED) when they are there and cannot be had.
     """
     for source, document in _documents():
-        found = _in_auths(document.get("auths", document if source in VARIABLES else {}), source, host)
+        found = _in_auths(_auths(source, document), source, host)
         if source not in VARIABLES:
             found = _of_helper(document, host) or found
         if found is not None:
@@ -71,15 +71,13 @@ def find(host: str) -> Credentials:
 
 
 def fault() -> str | None:
-    """What is wrong with the credentials in the environment and the configuration file; None when nothing is."""
+    """What is wrong with the configuration file, or with credentials in the environment; None when nothing is."""
     try:
         for source, document in _documents():
-            auths = document.get("auths", document if source in VARIABLES else {})
-            for part in ("auths", "HttpHeaders", "proxies"):
-                if not isinstance(document.get(part, {}), dict):
-                    raise _refusal(f"{source}: {part} is not a JSON object")
-            for address in auths:
-                _entry(auths[address], source, address)
+            for part in ("HttpHeaders", "proxies"):
+                _object(document.get(part, {}), f"{source}: {part}")
+            for address, entry in _auths(source, document).items():
+                _entry(entry, source, address)
     except DriverError as error:
         return str(error)
     return None
@@ -105,14 +103,21 @@ def _json(text: str, source: str) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError:  # its message may quote what must not be seen
         found = None
+    return _object(found, source)
+
+
+def _auths(source: str, document: dict[str, Any]) -> dict[str, Any]:
+    """By address. Of a variable they may be all there is."""
+    return _object(document.get("auths", document if source in VARIABLES else {}), f"{source}: auths")
+
+
+def _object(found: Any, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise _refusal(f"{source} is not a JSON object") from None
+        raise _refusal(f"{what} is not a JSON object")
     return found
 
 
-def _in_auths(auths: Any, source: str, host: str) -> Credentials | None:
-    if not isinstance(auths, dict):
-        raise _refusal(f"{source}: auths is not a JSON object")
+def _in_auths(auths: dict[str, Any], source: str, host: str) -> Credentials | None:
     for key in _keys(host):  # a key that is the host itself goes before one that is its address
         if key in auths and (found := _entry(auths[key], source, host)):
             return found

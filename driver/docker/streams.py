@@ -86,6 +86,7 @@ class Attachment:
         self._socket: socket.socket = getattr(raw, "_sock", raw)  # type: ignore[arg-type]
         self._socket.setblocking(False)
         self._not_yet = _not_yet(self._socket)
+        self._pending: Callable[[], int] = getattr(self._socket, "pending", int)  # bytes; without TLS there are none
         self._frames = taker(output, tty=tty)
         self._ended = ended
         self._chunks = chunks
@@ -107,7 +108,7 @@ class Attachment:
                 data = b""  # broken off: nothing more will come
             if not self.take(data):
                 return False
-            if not (_is_tls(self._socket) and self._socket.pending()):  # type: ignore[attr-defined]
+            if not self._pending():
                 return True
 
     def take(self, data: bytes) -> bool:
@@ -155,13 +156,9 @@ class Attachment:
                 view = view[self._socket.send(view) :]
 
 
-def _is_tls(connection: socket.socket) -> bool:
-    return hasattr(connection, "pending")
-
-
 def _not_yet(connection: socket.socket) -> tuple[type[OSError], ...]:
     """What it raises when it would have to wait."""
-    if not _is_tls(connection):
+    if not hasattr(connection, "pending"):  # it has no TLS
         return (BlockingIOError,)
     import ssl  # loaded already, but not where no engine is reached by it
 
