@@ -75,6 +75,7 @@ def test_what_cannot_be_started(command: str, status: int, line: str) -> None:
     assert shown()["never_ran"]
 
 
+@pytest.mark.usefixtures("heeding_hangup")
 @pytest.mark.parametrize(("name", "status"), [("KILL", 137), ("TERM", 143), ("HUP", 129), ("SEGV", 139)])
 def test_ended_by_a_signal(name: str, status: int) -> None:
     said = local("--", "sh", "-c", f"kill -{name} $$")
@@ -107,6 +108,7 @@ def test_what_only_an_engine_can_do_is_refused(words: list[str]) -> None:
     assert calls("ps", "-a", "-q") == (0, b"", b"")
 
 
+@pytest.mark.usefixtures("heeding_hangup")
 def test_no_signal_is_ignored_or_held_back() -> None:
     said = local("--", "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
     masks = [int(line.split()[1], 16) for line in said.out.splitlines()]

@@ -61,6 +61,7 @@ def recorded() -> bool:
         return False
 
 
+@pytest.mark.usefixtures("heeding_hangup")
 @pytest.mark.parametrize(
     ("number", "via"),
     [(signal.SIGINT, "interrupt"), (signal.SIGTERM, "terminate"), (signal.SIGHUP, "terminate")],

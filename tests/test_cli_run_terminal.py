@@ -129,6 +129,7 @@ def test_a_terminal_that_stops_its_background() -> None:
             assert process.wait(LIMIT) == 7
 
 
+@pytest.mark.usefixtures("heeding_hangup")
 def test_a_terminal_that_goes_away_ends_the_call() -> None:
     ours, theirs = pty.openpty()
     with on_terminal(ours, theirs, *RUN, IMAGE, "sh", "-c", ARMED) as process:
