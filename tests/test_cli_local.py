@@ -8,11 +8,12 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import running
-from running import ARMED, STUBBORN, Said, calls, events, kept, kinds, settled, shown, told, under, until, verdict
+from running import ARMED, LIMIT, STUBBORN, Said, calls, events, kept, kinds, settled, shown, told, under, until, verdict
 
 from driver.local import NOT_ISOLATED
 
@@ -226,6 +227,35 @@ def test_detached(tmp_path: Path) -> None:
     assert calls("wait", uid) == (0, b"4\n", b"")
     until(settled, "the end of the call")
     assert calls("logs", uid) == (0, b"up\ndone\n", b"")
+
+
+SOON = """
+import json, os, threading, time
+from calls.cli import conductor
+from machine.spec import Spec
+
+submit, running = conductor.Runner.submit_spec, threading.Event()
+
+def submit_slowly(runner, spec, output, started):
+    future = submit(runner, spec, output, lambda: (running.set(), started()))
+    running.wait()
+    time.sleep(0.1)
+    return future
+
+conductor.Runner.submit_spec = submit_slowly
+spec = Spec.parse(driver="local", command=["true"]).asked()
+orders, order = os.pipe()
+os.write(order, json.dumps(dict(ledger=None, spec=spec, detach=True, json=False, terminal=False)).encode())
+os.close(order)
+raise SystemExit(conductor.main(orders, os.dup(1)))
+"""
+
+
+def test_detached_and_running_before_its_id_is_known() -> None:
+    done = subprocess.run([sys.executable, "-c", SOON], capture_output=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stderr) == (0, WARNING)
+    assert done.stdout.decode() == f"{shown()['id']}\n"
+    assert verdict() == ("success", "exit", 0)
 
 
 def test_detached_but_not_found() -> None:

@@ -130,6 +130,28 @@ def test_one_that_nobody_has_waited_for_is_not_found(stage: Stage) -> None:
         assert stage.recover(STAYS) is None
 
 
+def test_an_environment_that_is_not_shown_at_once_is_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a process may be seen before the kernel has put it there."""
+    shown, hidden = search._environment, iter(range(100))
+    monkeypatch.setattr(search, "_environment", lambda pid: shown(pid) if next(hidden, None) is None else b"")
+    monkeypatch.setattr(search, "_YOUNG", LIMIT)
+    environment = {**os.environ, **search.marks(stage.labels.of("the-call"))}
+    with subprocess.Popen(STAYS, env=environment) as process:
+        found = search.read(process.pid)
+        process.kill()
+    assert found is not None
+    assert found.uid == "the-call"
+
+
+def test_a_thread_of_the_kernel_has_none_and_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = Path("/proc/2/comm")
+    if not name.exists() or name.read_bytes() != b"kthreadd\n":
+        pytest.skip("the kernel's threads are not seen here")
+    monkeypatch.setattr(search, "_age", lambda _: 0)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited for it"))
+    assert search.read(2) is None
+
+
 def test_its_number_may_be_anothers_by_now(stage: Stage) -> None:
     """Neither a process without a mark, nor one of another call, nor of another ledger."""
     other = bereave(stage.stranger(), *STAYS)

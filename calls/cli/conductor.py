@@ -53,12 +53,19 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
     with _raw(typed_to=spec.tty and terminal) as make_raw, Runner(ledger, tell=progress.show) as runner:
         output = _PassOn(make_raw) if answers is None else None
         sized = _nothing
+        submitted = threading.Event()  # its process may run before we know its id
+
+        def resize(rows: int, columns: int) -> None:
+            submitted.wait()
+            runner.resize(future.id, rows, columns)
+
         if spec.tty and answers is None:
             from calls.cli.terminal import follow
 
-            sized = follow(lambda rows, columns: runner.resize(future.id, rows, columns))
+            sized = follow(resize)
 
         def started() -> None:
+            submitted.wait()
             make_raw()
             progress.clear()
             sized()
@@ -68,6 +75,7 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
                 os.close(answers)
 
         future = runner.submit_spec(spec, output, started)
+        submitted.set()
         if output is not None:
             output.when_gone(lambda why: runner.cancel(future.id, why, "close"))
         interrupts = _Interrupts(runner, future)

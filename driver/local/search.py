@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _YOUNG = 1_000_000_000
-_PATIENCE = 20
+"""How old a process is, ns, that has shown its environment if it has one."""
+_KERNEL_THREAD = 0x00200000
 _MARK = "CALL_LEDGER_"
 _FLAG: int = os.SCHED_RESET_ON_FORK
 
@@ -59,7 +60,7 @@ class Marked(NamedTuple):
 
     def began_at(self, now: int) -> int:
         """When it began, in ns since the epoch, if that is `now`."""
-        return now - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + self.began * _TICK
+        return now - _age(self.began)
 
 
 def marks(labels: dict[str, str]) -> dict[str, str]:
@@ -84,11 +85,9 @@ def read(pid: int) -> Marked | None:
     """One process; None when it has ended, is not marked, or is not ours to look at."""
     try:
         data, place = _environment(pid), _place(pid)
-        for _ in range(_PATIENCE):  # for what has only just begun: the kernel shows its environment a moment later
-            if data or place is None or time.clock_gettime_ns(time.CLOCK_BOOTTIME) - place[2] * _TICK > _YOUNG:
-                break
+        while not data and place is not None and _age(place[2]) <= _YOUNG:
             time.sleep(0.001)
-            data = _environment(pid)
+            data, place = _environment(pid), _place(pid)
     except OSError:
         return None
     if place is None or _MARK.encode() not in data:
@@ -109,13 +108,18 @@ def lives(pid: int, began: int) -> bool:
     return place is not None and place[2] == began
 
 
+def _age(began: int) -> int:
+    """In ns, of what began at that tick."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - began * _TICK
+
+
 def _environment(pid: int) -> bytes:
     with open(f"/proc/{pid}/environ", "rb") as file:
         return file.read()
 
 
 def _place(pid: int) -> tuple[int, int, int] | None:
-    """-> its group, its session and when it began; None when it has ended and was not waited for."""
+    """-> its group, its session and when it began; None when it has ended and was not waited for, or is the kernel's."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" else (int(fields[2]), int(fields[3]), int(fields[19]))
+    return None if fields[0] in b"ZX" or int(fields[6]) & _KERNEL_THREAD else (int(fields[2]), int(fields[3]), int(fields[19]))
