@@ -138,6 +138,9 @@ def main() -> int:
                 continue  # killed before it had even begun
             recover(ledger)
             judge.look()
+            if judge.faults["orphans"]:  # an engine may still have been creating it: it is for the next recovery
+                recover(ledger)
+                judge.look()
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{number}/{given.rounds} {judge.calls} calls")
             if judge.faults.total():

@@ -112,6 +112,11 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def let_pause_settle() -> None:
+    """Wait for the runtime's own word of a pause: of one that is over by then Docker 20.10 tells a second time."""
+    time.sleep(1)
+
+
 def until_kind(call: str, kind: str) -> None:
     """Wait until the call has an event of this kind."""
 

@@ -13,7 +13,22 @@ from pathlib import Path
 
 import pytest
 import running
-from running import ARMED, LIMIT, STUBBORN, Said, calls, events, kept, kinds, settled, shown, told, under, until, verdict
+from running import (
+    ARMED,
+    LIMIT,
+    STUBBORN,
+    Said,
+    calls,
+    events,
+    kept,
+    kinds,
+    settled,
+    shown,
+    told,
+    under,
+    until,
+    verdict,
+)
 
 from driver.local import NOT_ISOLATED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -173,14 +174,15 @@ def test_containers_of_this_ledger_without_an_open_call_are_reaped_after_their_g
 ) -> None:
     with Ledger(ledger) as written:
         mine = written.id
+    call = f"unknown-{uuid.uuid4()}"
     made = [
-        engine.create_container(IMAGE, "true", labels={"call-ledger.ledger": of, "call-ledger.call": "unknown"})["Id"]
+        engine.create_container(IMAGE, "true", labels={"call-ledger.ledger": of, "call-ledger.call": call})["Id"]
         for of in (mine, "another-ledger")
     ]
     assert recovered() == []
     (told,) = recovered("--grace", "0s")
-    assert (told["action"], told["id"]) == ("reaped", "unknown")
-    (left,) = engine.containers(all=True, filters={"label": "call-ledger.call=unknown"})
+    assert (told["action"], told["id"]) == ("reaped", call)
+    (left,) = engine.containers(all=True, filters={"label": f"call-ledger.call={call}"})
     assert left["Id"] == made[1]
     engine.remove_container(made[1])
 
@@ -212,7 +214,7 @@ POINTS = {
 def test_rows_2_to_11_on_a_real_engine(ledger: Path, engine: docker.APIClient, tmp_path: Path, point: str) -> None:
     """The runner is killed just there; what it left is recovered, and the container was started once at most."""
     health = ("--health-cmd", "touch /truth/asked", "--health-interval", "0.2s")
-    script = "echo begun >> /truth/begun; while [ ! -e /truth/asked ]; do sleep 0.05; done; sleep 2"
+    script = "echo begun >> /truth/begun; while [ ! -e /truth/asked ]; do sleep 0.05; done; sleep 4"
     words = ("run", "--network", "none", "-v", f"{tmp_path}:/truth", *health, IMAGE, "sh", "-c", script)
     said = calls(*words, CALLS_FAILPOINT=f"{point}:kill9")
     assert (said.status, b"recording process was killed" in said.err) == (125, True)

@@ -155,7 +155,7 @@ def test_a_reader_of_both_streams_that_goes_away() -> None:
 
 
 def test_a_stream_that_cannot_be_written_is_told_and_the_other_goes_on() -> None:
-    script = "echo one; trap 'echo over >&2; exit 4' TERM; while :; do sleep 0.05; done"
+    script = "trap 'echo over >&2; exit 4' TERM; echo one; while :; do sleep 0.05; done"
     with Path("/dev/full").open("wb") as full, under(*RUN, IMAGE, "sh", "-c", script, stdout=full) as call:
         said = call.end()
     why = "the output cannot be passed on: No space left on device"

@@ -18,7 +18,7 @@ import docker
 import pytest
 import running
 from held import Ahead, time_out
-from running import LIMIT, events, hear, until, until_kind
+from running import LIMIT, events, hear, let_pause_settle, until, until_kind
 from test_remote_engine import Forwarder, remote
 
 import calls
@@ -344,7 +344,9 @@ def test_out_of_memory_is_one_calls_and_not_the_next_ones(runner: calls.Runner, 
 @pytest.mark.engine
 def test_a_container_that_was_removed_meanwhile_is_replaced(runner: calls.Runner, engine: docker.APIClient) -> None:
     first = run(runner, ["true"])
+    (idle,) = runner.driver("docker").hot._idle  # type: ignore[attr-defined]
     engine.remove_container(container(first), force=True)
+    until(lambda: not idle.sure, "word of it")  # before that a call would begin there, and be lost
     second = run(runner, ["true"])
     assert second.state == "success"
     assert container(second) != container(first)
@@ -375,6 +377,7 @@ def test_idle_it_is_paused_and_the_next_call_wakes_it(
     monkeypatch.setattr(hot, "PAUSE", 0.05)
     first = run(runner, ["true"], **way)
     until(lambda: "Paused" in there(runner)[container(first)], "the pause")
+    let_pause_settle()
     second = run(runner, ["true"], **way)
     assert (second.state, container(second)) == ("success", container(first))
     assert {"paused", "resumed"}.isdisjoint(each["kind"] for call in (first, second) for each in events(call.id))

@@ -67,7 +67,8 @@ def test_what_is_paused_is_stopped_in_good_order(start: Start) -> None:
     calls("cancel", call)
     until(settled, "its end")
     assert verdict() == ("cancelled", "user", 0)
-    assert kinds()[-5:] == ["cancel-requested", "signalled", "resumed", "cancelled", "cleaned"]
+    told_of = [kind for kind in kinds() if kind != "gap"]
+    assert told_of[-5:] == ["cancel-requested", "signalled", "resumed", "cancelled", "cleaned"]
 
 
 @pytest.mark.parametrize("name", ["USR1", "sigusr1", str(int(signal.SIGUSR1))])
@@ -172,7 +173,7 @@ def test_nobody_answers(start: Start, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_a_dead_runner_gets_a_successor_which_answers(start: Start) -> None:
     call = start(f"{OBEYS} >/dev/null")
     os.kill(recorder(), signal.SIGKILL)
-    assert calls("pause", call) == (0, f"{call}\n".encode(), b"")
+    assert calls("pause", call)[:2] == (0, f"{call}\n".encode())  # (if it waits long, it says so)
     assert calls("top", call).status == 0
     assert calls("resume", call).status == 0
     assert kinds().index("pause-requested") < kinds().index("paused")

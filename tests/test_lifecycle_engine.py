@@ -87,7 +87,13 @@ def test_a_message_that_kills_is_the_users() -> None:
 
 def test_the_processes_are_the_engines() -> None:
     call = start(script="sleep 601 & echo up; wait")
-    rows = json.loads(calls("top", "--json", call).out)
+    rows: list[dict[str, Any]] = []
+
+    def executed() -> bool:
+        rows[:] = json.loads(calls("top", "--json", call).out)
+        return "sleep 601" in [row["command"] for row in rows]
+
+    until(executed, "the child to be what it is told to be")
     (child,) = [row for row in rows if row["command"] == "sleep 601"]
     assert child["parent"] in {row["pid"] for row in rows}
     assert Path(f"/proc/{child['pid']}").exists()

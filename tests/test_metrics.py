@@ -353,13 +353,16 @@ def test_how_long_the_engine_takes_and_what_it_says(ledger: Path) -> None:
 
 
 @pytest.mark.engine
-def test_what_is_kept_ready_and_what_the_engine_tells(ledger: Path) -> None:
+def test_what_is_kept_ready_and_what_the_engine_tells(ledger: Path, tmp_path: Path) -> None:
+    options = {"network": "none", "hot": True, "volume": [f"{tmp_path}:/gate"]}
+    waits = ["sh", "-c", "until [ -e /gate/open ]; do sleep 0.05; done"]
     with calls.Runner(ledger, metrics_port=0, pool=2, image_limit="1g") as runner:
         driver: Any = runner.driver("docker")
         assert driver.pool.ready(LIMIT)
         assert runner.run(IMAGE, ["true"]).state == "success"
-        futures = [runner.submit(IMAGE, ["sleep", "1"], network="none", hot=True) for _ in range(2)]
+        futures = [runner.submit(IMAGE, waits, **options) for _ in range(2)]
         until(lambda: values(fetched(runner.metrics_url)["hot_containers"])["busy"] == 2, "both at work")
+        (tmp_path / "open").touch()
         assert [future.result(LIMIT).state for future in futures] == ["success"] * 2
         until(lambda: values(fetched(runner.metrics_url)["hot_containers"])["paused"] == 2, "the pause of both")
         until(lambda: values(fetched(runner.metrics_url)["used_images"])["in-use"] == 1, "a look of the cleaner")

@@ -13,7 +13,7 @@ from ledger.read import Reader
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, OSError, SystemExit])
 def test_a_function_that_fails_harms_no_call(
-    ledger: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[BaseException]
 ) -> None:
     """Neither the one whose output it gets, of which it gets no more, nor any other of the runner."""
     told: list[threading.ExceptHookArgs] = []
@@ -23,10 +23,11 @@ def test_a_function_that_fails_harms_no_call(
 
     def fail(_: int, data: bytes) -> None:
         given.append(data)
+        (tmp_path / "given").touch()
         raise kind("not mine")
 
     with calls.Runner(ledger) as runner:
-        words = ["sh", "-c", "echo one; sleep 0.2; echo two"]
+        words = ["sh", "-c", f"echo one; until [ -e {tmp_path}/given ]; do sleep 0.05; done; echo two"]
         first = runner.run(None, words, driver="local", output=fail)
         other = runner.run(None, ["echo", "three"], driver="local", output=lambda *piece: heard.append(piece))
     assert (first.state, other.state) == ("success", "success")

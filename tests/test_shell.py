@@ -8,7 +8,6 @@ import selectors
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import until
 
 from driver.docker.shell import NOT_EXECUTABLE, NOT_FOUND, Shell
 
@@ -161,9 +161,10 @@ def test_what_was_given_is_kept(words: list[str]) -> None:
         assert b"OLDPWD=/tmp\n" in shell.carry_out("env").said[1]
 
 
-def test_what_comes_between_two_commands_is_of_nobody(shell: Spoken) -> None:
-    shell.carry_out(*script("(sleep 0.1; echo late; echo late >&2) & echo early"))
-    time.sleep(0.3)
+def test_what_comes_between_two_commands_is_of_nobody(shell: Spoken, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    shell.carry_out(*script(f"(sleep 0.1; echo late; echo late >&2; echo > {said}) & echo early"))
+    until(said.exists, "what comes late")
     assert shell.carry_out(*script("echo mine; echo mine >&2")).said == {1: b"mine\n", 2: b"mine\n"}
 
 

@@ -178,7 +178,7 @@ def test_events_exec_die(real: contract.Stage, engine: docker.APIClient) -> None
     assert container.execute(Execution(("sh", "-c", "exit 3"), {}), lambda *_: None) == 3
     assert container.inspect().status == "running"
     filters = {"container": container.preparation.container}
-    until(lambda: actions(engine, filters)[-1] == "exec_die", "the event of its end")
+    until(lambda: actions(engine, filters)[-1:] == ["exec_die"], "the event of its end")
     ear.rest()
     assert ear.facts == []
     container.signal("KILL")

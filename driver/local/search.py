@@ -119,7 +119,8 @@ def _environment(pid: int) -> bytes:
 
 
 def _place(pid: int) -> tuple[int, int, int] | None:
-    """-> its group, its session and when it began; None when it has ended and was not waited for, or is the kernel's."""
+    """-> its group, its session and when it began; None when it has ended unwaited for, or is the kernel's own."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" or int(fields[6]) & _KERNEL_THREAD else (int(fields[2]), int(fields[3]), int(fields[19]))
+    over = fields[0] in b"ZX" or int(fields[6]) & _KERNEL_THREAD
+    return None if over else (int(fields[2]), int(fields[3]), int(fields[19]))
