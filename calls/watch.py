@@ -165,7 +165,14 @@ class Watch:
 
     def _await_health(self, limit: int) -> None:
         self._awaiting_health = True
-        self._alarms.set("health", self._clock.monotonic() + limit, lambda: self._stop("health"))
+        self._alarms.set("health", self._clock.monotonic() + limit, self._health_overdue)
+
+    def _health_overdue(self) -> None:
+        seen = self._look()  # what we heard may not have been all
+        if seen is not None and seen.health == "healthy" and self._recorder.state is State.HEALTH_WAIT:
+            self._health("healthy")
+        else:
+            self._stop("health")
 
     def take(self, item: protocol.Fact | SampleGap | Asked) -> None:
         """Note one thing that was seen or asked for."""
@@ -197,6 +204,9 @@ class Watch:
             self._recorder.apply(facts.Resumed())
             if self._awaiting_health:
                 self._watch_health()
+                self._alarms.set(
+                    "glance", self._clock.monotonic(), self._glance
+                )  # it may have become healthy meanwhile
 
     def _output_ended(self, _: protocol.OutputEnded) -> None:
         self._conductor.output_ended()

@@ -201,6 +201,16 @@ def test_row_16_a_create_that_times_out_but_succeeds_gives_one_container(
     assert stage.engine.asked("POST", "/start") == 1
 
 
+def test_row_16_a_create_without_an_answer_is_not_asked_for_again_when_its_time_is_over(
+    stage: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_TIMEOUT", 2)
+    stage.engine.lie("POST", "/containers/create", hang, times=None)
+    told = stage.run("true", prepare_timeout="1s")
+    assert (told.verdict[:2], told.never_ran) == (("timeout", "prepare"), True)
+    assert stage.engine.asked("POST", "/create") == 1
+
+
 def test_row_16_a_create_that_fails_again_and_again_is_refused(stage: World) -> None:
     stage.engine.lie("POST", "/containers/create", says(500, b'{"message": "no space left"}'), times=None)
     told = stage.run("true")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import docker
@@ -18,9 +18,17 @@ _AGAIN = (0.2, 1, 2)
 
 
 def create(
-    client: docker.APIClient, request: dict[str, Any], name: str, labels: Mapping[str, str], platform: str | None
+    client: docker.APIClient,
+    request: dict[str, Any],
+    name: str,
+    labels: Mapping[str, str],
+    platform: str | None,
+    given_up: Callable[[], bool],
 ) -> tuple[str, tuple[str, ...]]:
-    """Create a container, or find it created; -> its id and the engine's warnings. DriverError when it is refused."""
+    """Create a container, or find it created; -> its id and the engine's warnings. DriverError when it is refused.
+
+    It is not asked for again once the call is `given_up`.
+    """
     failed: DriverError | None = None
     for seconds in _AGAIN:  # safely: there is one container of a name
         try:
@@ -36,6 +44,8 @@ def create(
             if not (taken or unknown):
                 raise
             failed = error
+        if given_up():
+            break
         time.sleep(seconds)
     raise failed or DriverError(Reason.CREATE_REFUSED, "the engine does not create it")
 

@@ -164,14 +164,14 @@ class DockerDriver:
     ) -> Preparation:
         remarks = self.images.fetch(spec, watcher) if spec.pull in ("always", "newer") else ()
         try:
-            container, warnings, parent = self._create(name, spec, labels, parent)
+            container, warnings, parent = self._create(name, spec, watcher, labels, parent)
         except DriverError as error:
             if not images.is_missing(error):
                 raise
             if spec.pull == "never":
                 raise DriverError(Reason.PULL_MISSING, f"{error} (and --pull never was given)") from error
             remarks = self.images.fetch(spec, watcher)  # also when it was removed just now
-            container, warnings, parent = self._create(name, spec, labels, parent)
+            container, warnings, parent = self._create(name, spec, watcher, labels, parent)
         try:
             self.resources.join(container, spec)
             return self._prepared(container, spec, parent, (*remarks, *warnings))
@@ -238,17 +238,17 @@ class DockerDriver:
         return fit(create_request(spec, labels, parent), self.client.api_version)
 
     def _create(
-        self, name: str, spec: Spec, labels: Mapping[str, str], parent: str | None
+        self, name: str, spec: Spec, watcher: Watcher, labels: Mapping[str, str], parent: str | None
     ) -> tuple[str, tuple[str, ...], str | None]:
         """-> the container, the engine's warnings, and the parent group that it really has."""
         request = self.request(spec, labels, parent)
         try:
-            return *create(self.client, request, name, labels, spec.platform), parent
+            return *create(self.client, request, name, labels, spec.platform, watcher.given_up), parent
         except DriverError as error:
             if parent is None or "cgroup-parent" not in str(error):
                 raise
             self.groups.forgo()  # an engine that wants systemd slices: no exact totals then
-            return self._create(name, spec, labels, None)
+            return self._create(name, spec, watcher, labels, None)
 
     def _discard(self, container: str) -> None:
         with contextlib.suppress(DriverError), speaking(Reason.ENGINE_LOST):
