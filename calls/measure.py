@@ -46,22 +46,33 @@ class Samples:
 
     def begin(self, sampling: Sampling) -> None:
         """From now on."""
+        began = self._clock.wall()
         try:
-            self._container.observe(sampling, self._interval, self._take)
+            expected = self._container.observe(sampling, self._interval, self._take)
         except DriverError as error:
-            now = self._clock.wall()
-            self._recorder.apply(facts.Gap(of="samples", since=now, until=now, why=str(error)))
+            self._recorder.apply(facts.Gap(of="samples", since=began, until=began, why=str(error)))
+        else:
+            self._interval = expected or self._interval
+            if expected is not None and self._last_at is None:
+                self._last_at = began  # one that never comes is missing from then on
 
     def _take(self, at: int, sample: Sample) -> None:
-        if self._last_at is not None and at - self._last_at > 2 * self._interval:
-            self._gap(SampleGap(at, self._last_at))
+        self._mind_gap(at)
         self._recorder.sample(at, sample)
         self._last, self._last_at = sample, at
         before, self.peak = self.peak, max(self.peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
         # Of a short call nothing else is known: an engine may not hear that memory ran out if all of it ends then.
-        reached = before < (self._limit or 0) <= self.peak
-        if reached or (self._limit and (sample.mem_rss_bytes or 0) >= _NEAR * self._limit):
+        # But what is cached alone never is the reason: the kernel takes that back before it kills.
+        reached = before < (self._limit or 0) <= self.peak and self._is_near(self.peak - (sample.mem_cache_bytes or 0))
+        if reached or self._is_near(sample.mem_rss_bytes or 0):
             self._near_at = at
+
+    def _is_near(self, used: int) -> bool:
+        return self._limit is not None and used >= _NEAR * self._limit
+
+    def _mind_gap(self, at: int) -> None:
+        if self._last_at is not None and at - self._last_at > 2 * self._interval:
+            self._gap(SampleGap(at, self._last_at))
 
     def end(self) -> Sample | None:
         """Take no more; -> the totals, where nothing has them the last sample. None when none were wanted."""
@@ -70,6 +81,8 @@ class Samples:
         final = self._container.totals()
         if final is not None:
             self._take(self._clock.wall(), final)
+        else:
+            self._mind_gap(self._clock.wall())
         return final or self._last
 
     def note_lost(self) -> None:

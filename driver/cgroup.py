@@ -20,6 +20,8 @@ _V1 = ("cpu", "cpuacct", "memory", "blkio", "pids")
 _UNLIMITED = 2**60  # version 1 writes "no limit" as the largest multiple of a page
 _LONGEST = 65536
 _GAUGES = ("mem_usage_bytes", "mem_rss_bytes", "mem_cache_bytes", "pids")
+_OWN = ("throttled_ns",)  # counted for the group itself only, not for those below it
+_OWN_V1 = (*_OWN, "disk_read_bytes", "disk_write_bytes")  # (of a group that is gone the parent's sum knows no more)
 
 
 class Mounts(NamedTuple):
@@ -91,10 +93,16 @@ class CgroupMeter:
         received, sent = network(self._files.read(self._net))
         return sample._replace(net_rx_bytes=received, net_tx_bytes=sent)
 
-    def totals(self) -> Sample | None:
-        """As `read`, for a group whose processes are gone: counters and the peak, no gauges."""
+    def counters(self) -> Sample | None:
+        """As `read`, once: counters and the peak, no gauges."""
         sample = self._reading(self._folders, _read)
         return sample and sample._replace(**dict.fromkeys(_GAUGES))
+
+    def totals(self) -> Sample | None:
+        """Of the parent of a group that is gone: what it has kept, which is its cache, too."""
+        sample = self._reading(self._folders, _read)
+        lost = {*_GAUGES, *(_OWN_V1 if self._reading is _read_v1 else _OWN)} - {"mem_cache_bytes"}
+        return sample and sample._replace(**dict.fromkeys(lost))
 
     def oom_kills(self) -> int | None:
         """How many processes were killed for memory: of the group and below, on version 1 of the group alone."""
@@ -126,7 +134,7 @@ class _OpenFiles:
                     return _read(path)
                 descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 self._count(-1)
-            return os.pread(descriptor, _LONGEST, 0).decode()
+            return os.pread(descriptor, _LONGEST, 0).decode(errors="replace")  # an interface may have any name
         except OSError:
             return None  # the group vanished, or never had this file
 
@@ -150,14 +158,13 @@ def _read_v1(folders: dict[str, str], read: _Read) -> Sample | None:
     memory = read(f"{folder}/memory.stat")
     if memory is None:
         return None
-    user, kernel = _number(read(f"{cpu}/cpuacct.usage_user")), _number(read(f"{cpu}/cpuacct.usage_sys"))
-    split = user is not None and kernel is not None
     limit = _field(memory, "hierarchical_memory_limit")
     received, written = _v1_bytes(read(f"{folders.get('blkio', '')}/blkio.throttle.io_service_bytes_recursive"))
     return Sample(
-        cpu_total_ns=(user or 0) + (kernel or 0) if split else _number(read(f"{cpu}/cpuacct.usage")),
-        cpu_user_ns=user,
-        cpu_kernel_ns=kernel,
+        # The two parts are counted in ticks of the clock, the whole is measured: their sum may be off by a third.
+        cpu_total_ns=_number(read(f"{cpu}/cpuacct.usage")),
+        cpu_user_ns=_number(read(f"{cpu}/cpuacct.usage_user")),
+        cpu_kernel_ns=_number(read(f"{cpu}/cpuacct.usage_sys")),
         throttled_ns=_field(read(f"{folders.get('cpu', '')}/cpu.stat"), "throttled_time"),
         mem_usage_bytes=_less(_number(read(f"{folder}/memory.usage_in_bytes")), _field(memory, "total_inactive_file")),
         mem_rss_bytes=_field(memory, "total_rss"),
@@ -208,7 +215,7 @@ def _read(path: str) -> str | None:
     except OSError:
         return None
     try:
-        return os.read(descriptor, _LONGEST).decode()
+        return os.read(descriptor, _LONGEST).decode(errors="replace")
     except OSError:
         return None  # the group vanished in between
     finally:
@@ -241,9 +248,9 @@ def _times(value: int | None, factor: int) -> int | None:
 
 
 def _v1_bytes(text: str | None) -> tuple[int | None, int | None]:
-    if text is None:
+    rows = [row for line in (text or "").splitlines() if len(row := line.split()) == 3]  # (not the total)
+    if not rows:  # nothing was done, or nothing is counted: some kernels have no device there
         return None, None
-    rows = [line.split() for line in text.splitlines()]
     return sum(int(row[2]) for row in rows if row[1] == "Read"), sum(int(row[2]) for row in rows if row[1] == "Write")
 
 

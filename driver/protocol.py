@@ -331,8 +331,8 @@ class Container(Protocol):
     def inspect(self) -> Observation:
         """The truth, as far as the source knows it."""
 
-    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
-        """Begin sampling, from the best source there is."""
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> int | None:
+        """Begin sampling, from the best source there is; -> how far apart its samples are, ns; None: there are none."""
 
     def totals(self) -> Sample | None:
         """End sampling and read one last time: total CPU and peak memory, known even for a very short call."""

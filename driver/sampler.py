@@ -84,10 +84,18 @@ class Sampler:
         with subject.lock:
             if subject.ended:
                 return False
-            sample = subject.meter.read()
-            if sample is None:
+            try:
+                return self._pass_on(subject)
+            except Exception as error:  # noqa: BLE001 - the fault of one call's meter; it is the thread of all
+                thread = threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
                 return False
-            at, now = time.time_ns(), time.monotonic_ns()
-            subject.sink(at, with_rates(sample, now, subject.before, subject.before_at))
-            subject.before, subject.before_at = sample, now
-            return True
+
+    def _pass_on(self, subject: _Subject) -> bool:
+        sample = subject.meter.read()
+        if sample is None:
+            return False
+        at, now = time.time_ns(), time.monotonic_ns()
+        subject.sink(at, with_rates(sample, now, subject.before, subject.before_at))
+        subject.before, subject.before_at = sample, now
+        return True

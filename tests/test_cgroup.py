@@ -71,6 +71,13 @@ def v2(tmp_path: Path) -> Mounts:
     return Mounts({}, tmp_path, frozenset((tmp_path,)))
 
 
+def sampled(meter: CgroupMeter) -> Sample:
+    """A reading, which must come."""
+    sample = meter.read()
+    assert sample is not None
+    return sample
+
+
 def test_mounts_of_version_1_win_over_an_empty_unified_hierarchy() -> None:
     found = mounts(V1_INFO)
     assert found.version == 1
@@ -91,7 +98,7 @@ def test_no_control_groups_at_all() -> None:
 
 def test_version_1(v1: Mounts) -> None:
     assert CgroupMeter(v1, "/g").read() == Sample(
-        cpu_total_ns=30,
+        cpu_total_ns=31,  # measured; its parts are counted in ticks
         cpu_user_ns=20,
         cpu_kernel_ns=10,
         throttled_ns=777,
@@ -155,12 +162,36 @@ def test_a_group_that_is_gone_reads_as_none(version: str, request: pytest.Fixtur
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_totals_have_counters_and_the_peak_but_no_gauges(version: str, request: pytest.FixtureRequest) -> None:
+def test_totals_have_what_a_parent_keeps(version: str, request: pytest.FixtureRequest) -> None:
     totals = CgroupMeter(request.getfixturevalue(version), "g").totals()
+    disk = (None, None) if version == "v1" else (12, 6)
     assert totals is not None
     assert totals.cpu_total_ns
-    assert totals.mem_peak_bytes == 20000
-    assert (totals.mem_usage_bytes, totals.pids) == (None, None)
+    assert (totals.mem_peak_bytes, totals.mem_cache_bytes) == (20000, 4096)
+    assert (totals.mem_usage_bytes, totals.mem_rss_bytes, totals.pids, totals.throttled_ns) == (None,) * 4
+    assert (totals.disk_read_bytes, totals.disk_write_bytes) == disk
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_counters_have_no_gauges(version: str, request: pytest.FixtureRequest) -> None:
+    meter = CgroupMeter(request.getfixturevalue(version), "g")
+    gauges = {"mem_usage_bytes": None, "mem_rss_bytes": None, "mem_cache_bytes": None, "pids": None}
+    assert meter.counters() == sampled(meter)._replace(**gauges)
+
+
+def test_a_disk_that_no_row_is_of_was_not_measured(v1: Mounts) -> None:
+    (v1.v1["blkio"] / "g" / "blkio.throttle.io_service_bytes_recursive").write_text("Total 0\n")
+    sample = sampled(CgroupMeter(v1, "g"))
+    assert (sample.disk_read_bytes, sample.disk_write_bytes) == (None, None)
+
+
+def test_an_interface_may_have_any_name(v2: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "dev"
+    table.write_bytes(NET.encode().replace(b"eth0", b"\377\376"))
+    meter = CgroupMeter(v2, "g", 1)
+    monkeypatch.setattr(meter, "_net", str(table))
+    sample = sampled(meter)
+    assert (sample.net_rx_bytes, sample.net_tx_bytes) == (1001, 202)
 
 
 def test_out_of_memory_kills_are_counted_by_the_kernel(v1: Mounts, v2: Mounts) -> None:

@@ -26,7 +26,7 @@ from driver.protocol import (
     Thawed,
     Unwatched,
 )
-from driver.scripted import Step, exits, happens, writes
+from driver.scripted import ScriptedContainer, Step, exits, happens, writes
 from machine.errors import DriverError, LedgerError
 from machine.samples import Sample
 from machine.secrets import MARK
@@ -120,6 +120,29 @@ def test_the_totals_are_in_the_verdict_however_short_the_call(ledger: Path) -> N
 
 def test_samples_that_did_not_come_are_a_gap(ledger: Path) -> None:
     with Stage(ledger, exits(0, after=9), samples=[Sample(pids=1)], totals=Sample(pids=1)) as stage:
+        stage.conduct()
+        (gap,) = stage.events(Kind.GAP)
+        assert (gap["of"], gap["until"] - gap["since"]) == ("samples", pytest.approx(9 * SECOND, abs=SECOND // 10))
+
+
+def test_samples_that_did_not_come_and_never_do_are_a_gap(ledger: Path) -> None:
+    with Stage(ledger, exits(0, after=9), samples=[Sample(pids=1)] * 3) as stage:
+        stage.conduct()
+        (gap,) = stage.events(Kind.GAP)
+        assert (gap["of"], gap["until"] - gap["since"]) == ("samples", pytest.approx(7 * SECOND, abs=SECOND // 10))
+
+
+def test_samples_that_cannot_come_oftener_are_no_gaps(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    observe = ScriptedContainer.observe
+    monkeypatch.setattr(ScriptedContainer, "observe", lambda one, of, _, sink: observe(one, of, SECOND, sink))
+    with Stage(ledger, exits(0, after=3), samples=[Sample(pids=1)] * 3) as stage:
+        stage.conduct(sample="100ms")
+        assert stage.rows("SELECT samples, gaps FROM call") == [(3, 0)]
+
+
+def test_a_first_sample_that_did_not_come_is_a_gap(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptedContainer, "observe", lambda *_: SECOND)
+    with Stage(ledger, exits(0, after=9)) as stage:
         stage.conduct()
         (gap,) = stage.events(Kind.GAP)
         assert (gap["of"], gap["until"] - gap["since"]) == ("samples", pytest.approx(9 * SECOND, abs=SECOND // 10))

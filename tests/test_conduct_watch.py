@@ -180,6 +180,13 @@ def test_137_when_the_highest_memory_has_just_reached_the_limit_is_too(ledger: P
         assert (end(verdict), verdict.ended.oom) == ((State.KILLED, Reason.OOM), "likely")
 
 
+def test_137_when_it_was_cache_that_has_reached_the_limit_is_the_programs_own(ledger: Path) -> None:
+    samples = [Sample(mem_peak_bytes=9 * MIB), Sample(mem_peak_bytes=64 * MIB, mem_cache_bytes=60 * MIB)]
+    with Stage(ledger, exits(137, after=1.5), samples=samples) as stage:
+        verdict = stage.conduct(memory="64m")
+        assert (end(verdict), verdict.ended.oom) == ((State.ERROR, Reason.EXIT), None)
+
+
 def test_the_highest_memory_of_long_ago_says_nothing_of_the_end(ledger: Path) -> None:
     samples = [Sample(mem_peak_bytes=64 * MIB)] * 6
     with Stage(ledger, exits(137, after=5.5), samples=samples) as stage:
@@ -248,6 +255,13 @@ def test_what_does_not_become_healthy_in_time_is_stopped(ledger: Path) -> None:
         assert stage.signals() == [("TERM", LIMIT)]
 
 
+def test_health_that_nobody_reported_is_found_when_its_time_is_over(ledger: Path) -> None:
+    steps = happens(HealthStatus, "healthy", after=1, seen=False), exits(0, after=60)
+    with Stage(ledger, *steps, health=CHECK) as stage:
+        assert end(stage.conduct(health_timeout=5)) == (State.SUCCESS, Reason.EXIT)
+        assert (stage.signals(), stage.call()["seconds"]["health-wait"]) == ([], 5)
+
+
 def test_how_long_health_may_take_can_be_said(ledger: Path) -> None:
     with Stage(ledger, health=CHECK) as stage:
         stage.conduct(health_timeout=5)
@@ -289,6 +303,15 @@ def test_after_a_pause_health_is_awaited_as_before(ledger: Path) -> None:
         stage.conduct()
         assert stage.call()["seconds"] | {"total": 0} == {
             "preparing": 0, "prepared": 0, "running": 4, "health-wait": 2, "paused": 3, "total": 0
+        }  # fmt: skip
+
+
+def test_what_became_healthy_while_paused_is_not_waited_for_again(ledger: Path) -> None:
+    steps = happens(Froze, after=1), happens(HealthStatus, "healthy", after=2), happens(Thawed, after=4)
+    with Stage(ledger, *steps, exits(0, after=9), health=CHECK) as stage:
+        assert end(stage.conduct()) == (State.SUCCESS, Reason.EXIT)
+        assert stage.call()["seconds"] | {"total": 0} == {
+            "preparing": 0, "prepared": 0, "running": 5, "health-wait": 1, "paused": 3, "total": 0
         }  # fmt: skip
 
 

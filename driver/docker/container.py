@@ -29,6 +29,7 @@ from driver.protocol import (
     Watcher,
 )
 from driver.scarcity import frugal
+from driver.since import NETWORK, MeterSince
 from machine.errors import DriverError, UnknownOutcomeError
 from machine.samples import Sample
 from machine.signals import signal_number
@@ -206,25 +207,28 @@ class DockerContainer(Hearing):
         """The engine's record."""
         return inspect(self._client, self._id)
 
-    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> int | None:
         """From the control group when it can be seen from here, else from the engine's stream."""
         # Without a network there is nothing to look for in the process' namespace: its pid is not needed.
         known = self._spec.network == "none" and self.preparation.cgroup_parent
         pid = None if known else self.inspect().pid
         group = self._driver.groups.of(self.preparation, pid)
         if group is not None:
-            meter = CgroupMeter(self._driver.groups.mounts, group, pid)
+            # What goes over the host's own interfaces is not the call's.
+            meter = CgroupMeter(self._driver.groups.mounts, group, None if self._spec.network == "host" else pid)
             if meter.visible:
                 take = sink if self._spec.memory is None else self._minding(meter, sink)
                 self._end_sampling = sampling.add(self._counted(meter), interval, take)
-                return
+                return interval
             if self.preparation.cgroup_parent:
-                return  # it has ended: an engine that is just cleaning up would take 15 ms to say so
-        if (pid or self.inspect().pid) is not None:
-            from driver.docker.stats import StatsStream
+                return None  # it has ended: an engine that is just cleaning up would take 15 ms to say so
+        if (pid or self.inspect().pid) is None:
+            return None
+        from driver.docker.stats import EVERY, StatsStream
 
-            with frugal():
-                self._stream = StatsStream(self._client, self._id, interval, sink)
+        with frugal():
+            self._stream = StatsStream(self._client, self._id, interval, sink)
+        return max(interval, EVERY)
 
     def _minding(self, meter: CgroupMeter, sink: Sink) -> Sink:
         """`sink`, and with each sample a look whether memory has run out: of that, engines tell 19 times in 20."""
@@ -241,6 +245,8 @@ class DockerContainer(Hearing):
 
     def _counted(self, meter: Meter) -> Meter:
         """The meter, with what it counts that is not the call's taken off."""
+        if (self._spec.network or "").startswith("container:"):  # what it has sent before is the other's
+            return MeterSince(meter, meter.read() or Sample(), NETWORK)
         return meter
 
     def totals(self) -> Sample | None:

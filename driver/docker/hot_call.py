@@ -128,18 +128,18 @@ class HotCall(DockerContainer):
     # Samples: of the container, which is the call's alone just now, from the call's beginning on.
 
     def _read_group(self) -> Sample | None:
-        return self._meter().totals() if self._hot.group else None
+        return self._meter().counters() if self._hot.group else None
 
     def _meter(self) -> CgroupMeter:
         return CgroupMeter(self._driver.groups.mounts, self._hot.group or "", self._hot.pid)
 
-    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> int | None:
         """From the container's control group when it can be seen from here, else from the engine's stream."""
         before = self._before
         if self._hot.group and before is not None:
             self._end_sampling = sampling.add(MeterSince(self._meter(), before), interval, sink)
-            return
-        from driver.docker.stats import StatsStream
+            return interval
+        from driver.docker.stats import EVERY, StatsStream
 
         def since_first(at: int, sample: Sample) -> None:
             self._before = self._before or sample
@@ -147,6 +147,7 @@ class HotCall(DockerContainer):
 
         with frugal():
             self._stream = StatsStream(self._client, self._id, interval, since_first)
+        return max(interval, EVERY)
 
     def totals(self) -> Sample | None:
         """The last reading of the container's group."""

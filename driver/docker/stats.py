@@ -14,7 +14,10 @@ import docker.errors
 from driver.docker.unending import BROKEN, Unending
 from driver.protocol import Sink
 from machine.samples import Sample, with_rates
+from machine.units import SECOND
 
+EVERY = SECOND
+"""How far apart the engine's own readings are, ns."""
 _LONGEST = 1 << 20  # a line longer than this is no stats document
 _RETRY_SECONDS = 1
 _EXAMPLE = 1024  # bytes of the first malformed line that are kept

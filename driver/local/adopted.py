@@ -135,12 +135,14 @@ class AdoptedContainer:
         status: Literal["paused", "running"] = "paused" if stopped(self._found.pid) else "running"
         return Observation(status, started_at=self._beginning.engine_at, pid=self._found.pid)
 
-    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> int | None:
         """Sample the process and its children."""
         self._end_sampling()
-        if self._lives:
-            self._meter = ProcessMeter(self._found.pid)
-            self._end_sampling = sampling.add(self._meter, interval, sink)
+        if not self._lives:
+            return None
+        self._meter = ProcessMeter(self._found.pid)
+        self._end_sampling = sampling.add(self._meter, interval, sink)
+        return interval
 
     def totals(self) -> Sample | None:
         """A reading while it runs; None afterwards."""

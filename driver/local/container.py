@@ -222,14 +222,15 @@ class LocalContainer:
             status: Literal["paused", "running"] = "paused" if begun.pid and stopped(begun.pid) else "running"
             return Observation(status, started_at=begun.engine_at, pid=begun.pid)
 
-    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> int | None:
         """Sample the process and its children. One that has not started, or has ended, gives no samples."""
         self._end_sampling()
         with self._lock:
             if self._process is None or self._end is not None:
-                return
+                return None
             self._meter = ProcessMeter(self._process.pid)
         self._end_sampling = sampling.add(self._meter, interval, sink)
+        return interval
 
     def totals(self) -> Sample | None:
         """CPU time, exact, and peak memory where known, once ended; before, a reading, or None."""

@@ -264,7 +264,7 @@ class ScriptedContainer:
         self._ask()
         return Observation("gone") if self.process.state.status == "gone" else self.process.state
 
-    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> None:
+    def observe(self, sampling: Sampling, interval: int, sink: Sink) -> int | None:
         """Give the script's samples, one now and one every `interval`, while it runs."""
         del sampling  # it goes by real time
         self._sampling = number = self._sampling + 1
@@ -272,6 +272,7 @@ class ScriptedContainer:
         for count, (sample, before) in enumerate(zip(samples, (None, *samples), strict=False)):
             beat = partial(self._beat, number, sink, with_rates(sample, interval, before, 0))
             self._driver.schedule.at(count * interval, beat)
+        return interval if samples else None
 
     def _beat(self, number: int, sink: Sink, sample: Sample) -> None:
         if self.process.lives and number == self._sampling and not self._driver.away:
