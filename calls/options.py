@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from machine import notation
+from machine.configuration import check_text
 from machine.errors import SpecError
 from machine.spec import Spec
 
@@ -89,10 +91,12 @@ def variables(given: Pairs) -> dict[str, str]:
         name, equals, value = entry.partition("=")
         if not name:
             raise SpecError("env", "a variable without a name (write NAME=value)")
+        check_text("env", entry, notation.text)
         if equals:
             found[name] = value
         elif name in os.environ:
             found[name] = os.environ[name]
+            check_text("env", found[name], notation.text)
     return found
 
 
@@ -185,6 +189,7 @@ def _secret(entry: str) -> tuple[str, str]:
         raise SpecError(
             "secret", "a secret needs a name (write NAME, NAME=env:VAR, NAME=file:PATH or NAME=cmd:COMMAND)"
         )
+    check_text("secret", name, notation.text)
     if not source:
         return name, _from_environment(name, name)
     readers = {"env": _from_environment, "file": _from_file, "cmd": _from_command}
@@ -197,6 +202,7 @@ def _secret(entry: str) -> tuple[str, str]:
 
 
 def _from_environment(name: str, variable: str) -> str:
+    check_text("secret", variable, notation.text)
     if variable not in os.environ:
         raise SpecError("secret", f"{name}: {variable} is not set in the environment")
     return os.environ[variable]

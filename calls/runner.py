@@ -241,7 +241,17 @@ class Runner:
             self.cleaner.nudge()
 
     def cancel(self, call: str, comment: str | None = None, via: Via = "api") -> None:
-        """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first."""
+        """End a call of this runner in good order: stop signal, grace, SIGKILL. Recorded first.
+
+        SpecError for a `comment` that is no text, or not UTF-8.
+        """
+        if comment is not None:
+            if not isinstance(comment, str):
+                raise SpecError("comment", "give a text")
+            from machine import notation
+            from machine.configuration import check_text
+
+            check_text("comment", comment, notation.text)
         self.roster.request(call, facts.CancelRequested(by=requester(via), comment=comment))
 
     def kill(self, call: str, signal: str = "KILL", via: Via = "api") -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ledger.failpoint import reach
-from machine.errors import LedgerError
+from machine.errors import LedgerError, UsageError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -129,7 +129,7 @@ def connect_reader(path: Path, *, as_is: bool = False, cut: bool = False) -> sql
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
     if not os.access(path.parent, os.W_OK):
         if not Path(f"{path}-wal").exists():
             uri += "&immutable=1"  # a WAL ledger on read-only ground: nobody can be writing it
@@ -191,6 +191,8 @@ def explain(path: Path) -> Iterator[None]:
         raise damaged(path, error) from error
     except UnicodeDecodeError as error:  # of SQLite's own message: it names what it could not make sense of
         raise damaged(path, error) from error
+    except UnicodeEncodeError as error:
+        raise UsageError("a text contains bytes that are not UTF-8: no ledger can take them") from error
     except OSError as error:
         raise LedgerError(f"cannot use the ledger {path}: {error.strerror or error}") from error
 

@@ -33,6 +33,12 @@ SECURITY = ("no-new-privileges", "seccomp", "apparmor", "label")
 """What `--security-opt` can be about."""
 
 
+def text(given: str) -> None:
+    """Any text that can be written down."""
+    if not given.isascii() and given.encode(errors="replace").decode() != given:
+        raise ValueError("contains bytes that are not UTF-8: neither engine nor ledger can take them")
+
+
 class Mount(NamedTuple):
     """Something mounted at `target`. `source`: a path, the name of a volume, or "" for what has no name."""
 

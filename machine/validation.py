@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from machine import configuration
+from machine import configuration, notation
 from machine.errors import SpecError
 from machine.spec import Spec
 
@@ -87,8 +87,7 @@ def _check_together(spec: Spec) -> None:
         text = "".join(_texts(value))
         if "\0" in text:
             raise SpecError(option, "contains a NUL character")
-        if not text.isascii() and text.encode(errors="replace").decode() != text:
-            raise SpecError(option, "contains bytes that are not UTF-8: neither engine nor ledger can take them")
+        configuration.check_text(option, text, notation.text)
 
 
 def _check_hot(spec: Spec) -> None:

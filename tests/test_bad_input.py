@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ NUMBERS = ("", "-1", "0", "x", "1e400", "nan", "1_000", "١", str(2**63), "1,5",
 """None of them is an amount of anything that a call could need."""
 SIZES = (*NUMBERS, "5x", "-5m", "9999999t", "1m2m")
 TIMES = (*NUMBERS, "5x", "-5s", "1h 30m", "300y", "999999d")
+NOT_UTF8 = os.fsdecode(b"a=\xff\xfe")
 NAMES = ("", "a b", "-a", "é", "a\n", "a/b")
 BAD: dict[str, tuple[str, ...]] = {
     "env": ("", "=x"),
@@ -209,6 +212,7 @@ def flags_of(command: str) -> list[str]:
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """What the command line says, in this very process: nothing of this gets as far as a second one."""
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # as it is in a process of its own
     status = run([*words])
     out, err = capsys.readouterr()
     return status, out, err
@@ -232,7 +236,7 @@ def test_a_value_that_is_none_is_refused_by_the_options_name(
     option: str, ledger: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flag = f"--{option.replace('_', '-')}"
-    for value in BAD[option]:
+    for value in (*BAD[option], NOT_UTF8):
         status, out, err = said(capsys, "run", f"{flag}={value}", IMAGE, "true")
         assert (status, out) == (125, ""), value
         assert err.startswith(f"calls: {flag}: "), (value, err)
@@ -262,7 +266,7 @@ def test_what_contradicts_another_is_refused_by_the_options_name(
 @pytest.mark.parametrize("option", sorted(BAD))
 def test_a_runner_refuses_it_as_well_and_records_nothing(option: str, ledger: Path) -> None:
     with calls.Runner(ledger, recover=False) as runner:
-        for value in (*BAD[option], Ellipsis, b"x", {"a": object()}):
+        for value in (*BAD[option], NOT_UTF8, Ellipsis, b"x", {"a": object()}):
             with pytest.raises(UsageError) as refused:
                 runner.submit(IMAGE, ["true"], **{option: value})
             assert str(refused.value).startswith(f"--{option.replace('_', '-')}: "), value
@@ -400,6 +404,73 @@ def test_a_limit_that_is_empty_does_not_remove_all_images(ledger: Path, capsys: 
     small(ledger)
     expected = "calls: --limit: '' is not a size (write 65536, 64m or 1.5g)\n"
     assert said(capsys, "--ledger", str(ledger), "images", "--clean", "--limit", "") == (2, "", expected)
+
+
+# Of bytes that are no text.
+
+
+@pytest.mark.parametrize("command", sorted(_COMMANDS.keys() - {"run"}))
+def test_an_argument_that_is_not_utf8_is_refused_by_name_unless_it_is_a_file(
+    command: str, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small(ledger)
+    before = ledger.read_bytes()
+    parameters = importlib.import_module(_COMMANDS[command][0]).command.params
+    arguments = [each for each in parameters if isinstance(each, click.Argument)]
+    for each in parameters:
+        if each.name == "ledger" or isinstance(each.type, click.Path) or getattr(each, "is_flag", False):
+            continue
+        beside = [NOT_UTF8 if other is each else "@last" for other in arguments]
+        words = beside if each in arguments else [each.opts[0], *[NOT_UTF8] * each.nargs, *beside]
+        name = (each.metavar or each.opts[0].upper()).strip("[.]") if each in arguments else each.opts[0]
+        status, out, err = said(capsys, "--ledger", str(ledger), command, *words)
+        if not isinstance(each.type, click.IntRange):  # which has its own words for what is no number
+            assert err == f"calls: {name}: contains bytes that are not UTF-8\n"
+        assert (status, out, err.count("\n")) == (125 if command == "exec" else 2, "", 1), err
+    assert ledger.read_bytes() == before
+
+
+def test_a_command_with_a_variable_that_is_not_utf8_is_not_run(
+    ledger: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(ledger)
+    monkeypatch.setenv("THIS", NOT_UTF8)
+    status, out, err = said(capsys, "--ledger", str(ledger), "exec", "-e", "THIS", "@last", "true")
+    assert (status, out, err.count("\n")) == (125, "", 1)
+    assert err.startswith("calls: --env: contains bytes that are not UTF-8")
+
+
+def test_the_name_of_a_file_may_be_any_bytes(tmp_path: Path) -> None:
+    place = tmp_path / NOT_UTF8
+    place.mkdir()
+    ledger, copy = str(place / NOT_UTF8), str(place / "copy")
+    (place / "variables").write_text("A=1\n")
+    secret, variables = f"B=file:{place}/variables", f"--env-file={place}/variables"
+    done = running.calls(
+        *("--ledger", ledger, "run", "--driver", "local", variables, "--secret", secret),
+        *("--", "sh", "-c", "echo $A $B"),
+    )
+    assert done[:2] == (0, b"1 A=1\n")
+    for words in (
+        ["ps"],
+        ["show", "@last"],
+        ["verify"],
+        ["recover"],
+        ["backup", copy],
+        ["salvage", copy, "-o", f"{copy}2"],
+    ):
+        assert running.calls("--ledger", ledger, *words).status == 0, words
+
+
+def test_a_runner_refuses_what_is_not_utf8_before_it_is_recorded(ledger: Path) -> None:
+    with calls.Runner(ledger, recover=False) as runner:
+        for comment in (NOT_UTF8, "\ud800", 5):
+            with pytest.raises(SpecError) as refused:
+                runner.cancel("a call", comment)  # type: ignore[arg-type]
+            assert refused.value.option == "comment"
+        with pytest.raises(UsageError, match="not UTF-8"):  # that nobody has validated
+            runner.submit_spec(Spec(driver="local", command=("true", NOT_UTF8))).result()
+    assert recorded(ledger) == 0
 
 
 # Of the engine.

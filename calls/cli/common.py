@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from calls.settings import ledger_path
-from machine.errors import CallEndedError, CallsError, LedgerError
+from machine.errors import CallEndedError, CallsError, LedgerError, UsageError
 
 if TYPE_CHECKING:
     from ledger.account import Row
@@ -37,9 +37,28 @@ def takes_ledger(command: Command) -> Command:
     @click.pass_context
     @functools.wraps(command)
     def placed(context: click.Context, /, ledger: str | None, **options: Any) -> Any:
+        if context.info_name != "run":  # a spec is checked as a whole, but for the names of files among its values
+            _check_texts(context)
         return command(ledger=ledger_path(ledger or context.obj), **options)
 
     return placed
+
+
+def _check_texts(context: click.Context) -> None:
+    """UsageError for an argument that is not UTF-8, if it is not the name of a file: that may be any bytes."""
+    for parameter in context.command.params:
+        given = context.params[str(parameter.name)]
+        if not isinstance(parameter.type, click.Path) and not _is_utf8(given):
+            name = parameter.opts[0]
+            if isinstance(parameter, click.Argument):
+                name = (parameter.metavar or name.upper()).strip("[.]")
+            raise UsageError(f"{name}: contains bytes that are not UTF-8")
+
+
+def _is_utf8(given: Any) -> bool:
+    if isinstance(given, tuple):
+        return all(map(_is_utf8, given))
+    return not isinstance(given, str) or given.encode(errors="replace").decode() == given
 
 
 def takes_calls(command: Command) -> Command:

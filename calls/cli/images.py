@@ -41,7 +41,9 @@ _COLUMNS = (
 @click.option("--limit", metavar="SIZE", help="What all of them may take: 10g.")
 @click.option("--exempt", multiple=True, metavar="IMAGE", help="Never remove that; without a tag: any of that name.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
-@click.option("--load", metavar="FILE", help="Load images that docker save has written; - is standard input.")
+@click.option(
+    "--load", type=click.Path(), metavar="FILE", help="Load images that docker save has written; - is standard input."
+)
 @formats
 @takes_ledger
 def command(
