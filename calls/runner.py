@@ -205,7 +205,7 @@ class Runner:
         auth: Auth = None,
     ) -> CallFuture:
         """As `submit`, for a spec. `pass_on` gets (stream, bytes); `started` is called when the process runs."""
-        if self._closed or os.getpid() != self._pid:
+        if self._closed or self._forked():
             raise UsageError("this runner is closed" if self._closed else "a runner cannot be used after a fork")
         driver = self.driver(spec.driver)
         driver.check(spec)
@@ -280,12 +280,20 @@ class Runner:
             conductor.resize(rows, columns)
 
     def cancel_all(self, via: Via = "close") -> None:
-        """Cancel every call under way, the last one first: nobody is to begin in the place of one that ends."""
+        """Cancel every call under way, the last one first: nobody is to begin in the place of one that ends.
+
+        Nothing in a forked child, whose calls they are not.
+        """
+        if self._forked():
+            return
         self.roster.request_all(facts.CancelRequested(by=requester(via)), self.id)
 
     def close(self) -> None:
-        """Wait for the calls under way, then let go of everything. Idempotent."""
-        if self._closed:
+        """Wait for the calls under way, then let go of everything. Idempotent.
+
+        Nothing in a forked child: the threads that it would wait for are not there, and the rest is its parent's.
+        """
+        if self._closed or self._forked():
             return
         self._closed = True
         self.admission.drain()
@@ -301,6 +309,9 @@ class Runner:
         self.sampler.close()
         self._pump.close()
         self.ledger.close()
+
+    def _forked(self) -> bool:
+        return os.getpid() != self._pid
 
     def standing(self) -> Standing:
         """What its drivers keep ready for calls."""

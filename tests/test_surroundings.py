@@ -300,6 +300,52 @@ def test_row_43_after_a_fork_every_use_in_the_child_is_refused_and_the_parent_go
     assert breaks(ledger) == []
 
 
+LEAVES = """
+import os, sys
+from held import HeldDriver
+from calls import Runner
+class Driver(HeldDriver):
+    def close(self):
+        if os.getpid() != parent:
+            os._exit(9)  # what it would let go of is its parent's
+_, ledger, way, busy = sys.argv
+driver, parent = Driver(), os.getpid()
+with Runner(ledger, drivers=[driver], recover=False) as runner:
+    if busy:
+        future = runner.submit("image", driver="held", sample="off", name="one")
+        driver.running("one")
+    if os.fork() == 0:
+        if way == "error":
+            sys.exit(7)
+        runner.cancel_all()
+        if way == "close":
+            runner.close()
+    else:
+        status = os.waitstatus_to_exitcode(os.wait()[1])
+        if busy:
+            driver.containers["one"].end()
+            status = status, future.result().state
+        print(status)
+"""
+
+
+@pytest.mark.parametrize("way", ["end", "close", "error"])
+@pytest.mark.parametrize("busy", ["busy", ""])
+def test_row_43_a_child_that_leaves_its_parents_runner_neither_waits_nor_lets_go_of_anything(
+    way: str, busy: str, ledger: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LEAVES, str(ledger), way, busy],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    status = 7 if way == "error" else 0
+    assert (done.stdout, done.stderr) == (f"{(status, 'success') if busy else status}\n", "")
+
+
 # Rows 32 and 33: what cannot be written takes no new call, and nothing is made.
 
 
