@@ -41,7 +41,7 @@ def backup(path: Path, to: Path, progress: Progress = lambda *_: None) -> Copy:
         with explain(path):
             source.execute("BEGIN")
             source.execute("SELECT 1 FROM sqlite_master").fetchone()
-        with explain(to), closing(sqlite3.connect(part, isolation_level=None)) as target:
+        with explain(to), closing(sqlite3.connect(part.absolute(), isolation_level=None)) as target:
             for pragma in ("journal_mode = OFF", "synchronous = OFF"):  # half a copy is thrown away
                 target.execute(f"PRAGMA {pragma}")
             source.backup(target, pages=PAGES, progress=lambda _, left, total: progress(total - left, total))

@@ -107,7 +107,7 @@ class Pieces:
 
 def collect(pages: Pages, at: Path, progress: Callable[[int, int], None]) -> Collection:
     """Put the rows of all pages in order, in a file at `at` that loses its name at once."""
-    connection = sqlite3.connect(at, isolation_level=None)
+    connection = sqlite3.connect(at.absolute(), isolation_level=None)
     try:
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
             connection.execute(f"PRAGMA {pragma}")

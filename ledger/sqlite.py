@@ -76,7 +76,8 @@ def connect_writer(path: Path, *, derived: bool = True) -> sqlite3.Connection:
     """
     with explain(path):
         _touch(path)
-        connection = _kind()(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        whole = path.absolute()  # else SQLite would take `file:x` for a URI, and `:memory:` for no file
+        connection = _kind()(whole, isolation_level=None, check_same_thread=False, cached_statements=64)
         try:
             for pragma in _WRITER:
                 connection.execute(pragma)

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from ledgers import Call, uid
 
+from ledger.backup import backup
 from ledger.ledger import Ledger
 from ledger.read import Reader
+from ledger.rebuild import rebuild
+from ledger.salvage import salvage
 from ledger.sqlite import SCHEMA_VERSION, connect_reader, has_reset_bug
 from machine.errors import LedgerError
 
@@ -82,6 +85,24 @@ def test_an_empty_file_becomes_a_ledger(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.db") as ledger:
         assert Call(ledger, 1).id == 1
         assert mode(tmp_path / "ledger.db") == mode(tmp_path / "ledger.db-wal") == 0o600
+
+
+@pytest.mark.parametrize("name", ["file:ledger.db", "file:ledger.db?mode=memory", ":memory:"])
+def test_what_sqlite_takes_for_an_address_is_the_name_of_a_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, copy, saved = Path(name), Path(f"{name}-copy"), Path(f"{name}-saved")
+    with open_to_all(), Ledger(path) as ledger:
+        Call(ledger, 1)
+    assert backup(path, copy).calls == 1
+    assert salvage(copy, saved).calls == 1
+    assert rebuild(path, lambda *_: None).calls == 1
+    with Reader(path) as reader:
+        assert len(list(reader.calls())) == 1
+    files = [each for each in tmp_path.iterdir() if not each.name.endswith(("-wal", "-shm"))]
+    assert {each.name for each in files} == {name, f"{name}-copy", f"{name}-saved"}
+    assert {mode(each) for each in files} == {0o600}
 
 
 def test_a_ledger_keeps_its_id(tmp_path: Path) -> None:
