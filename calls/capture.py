@@ -122,14 +122,14 @@ class Capture:
         *,
         again: bool = False,
     ) -> None:
-        """`limit` bytes of each stream are kept (None: nothing is kept); `pass_on` gets everything.
+        """`limit` bytes of each stream are kept (None: nothing, and nothing is cut); `pass_on` gets everything.
 
         `kept`: what is recorded of each stream already; with `again` the output comes from its beginning.
         """
         self._streams = {
             number: _Stream(number, limit, redactor, kept.get(number, Kept(b"")), again=again)
             for number in (1, 2)
-            if limit
+            if limit is not None
         }
         self._wall = wall
         self._keep = keep

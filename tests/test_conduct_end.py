@@ -60,6 +60,14 @@ def test_the_middle_of_long_output_is_cut_and_the_cut_is_recorded(ledger: Path) 
         assert stage.rows("SELECT offset_bytes, data FROM log ORDER BY seq") == [(0, b"head"), (94, b"tail")]
 
 
+def test_a_limit_of_0_is_a_limit_of_which_all_that_was_lost_is_recorded(ledger: Path) -> None:
+    with Stage(ledger, writes(b"out"), writes(b"put", after=1), exits(0, after=2)) as stage:
+        stage.conduct(log_limit=0)
+        (cut,) = stage.events(Kind.OUTPUT_CUT)  # nothing was lost of the other stream
+        assert (cut["stream"], cut["offset"], cut["lost"]) == ("stdout", 0, 6)
+        assert stage.rows("SELECT * FROM log") == []
+
+
 def test_output_that_is_not_to_be_kept_is_passed_on_all_the_same(ledger: Path) -> None:
     with Stage(ledger, writes(b"out"), exits(0, after=1)) as stage:
         stage.conduct(log_limit="off")
