@@ -8,6 +8,7 @@ is a multiple of `max_points` and the samples are regular, these are the bins th
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -19,7 +20,10 @@ Point = tuple[int, Mapping[str, float | None] | None]
 
 
 class Summary(NamedTuple):
-    """One metric in one bucket. `count` is how many samples had a value; counters are read by `last`."""
+    """One metric in one bucket. `count` is how many samples had a value; counters are read by `last`.
+
+    A mean that no float is large enough for is the nearest integer.
+    """
 
     count: int  # type: ignore[assignment] # hides tuple.count, which nobody wants here
     min: float
@@ -58,7 +62,7 @@ def _bucket(points: Sequence[Point]) -> Bucket:
     values: dict[str, list[float]] = {}
     for _, metrics in points:
         for name, value in (metrics or {}).items():
-            if value is not None and math.isfinite(value):
+            if value is not None and (isinstance(value, int) or math.isfinite(value)):
                 values.setdefault(name, []).append(value)
     summaries = {name: _summary(found) for name, found in values.items()}
     return Bucket(points[0][0], points[-1][0], len(points), summaries)
@@ -70,9 +74,12 @@ def _summary(values: list[float]) -> Summary:
 
 def _mean(values: list[float]) -> float:
     count = len(values)
-    if all(isinstance(value, int) for value in values):
-        return sum(values) / count  # exact: Python's integers do not wrap
     try:
+        if all(isinstance(value, int) for value in values):
+            return sum(values) / count  # exact: Python's integers do not wrap
         return math.fsum(values) / count
     except OverflowError:
-        return math.fsum(value / count for value in values)
+        from fractions import Fraction  # takes as long to load as all of this
+
+        mean = sum(map(Fraction, values), Fraction()) / count
+        return float(mean) if abs(mean) <= sys.float_info.max else round(mean)

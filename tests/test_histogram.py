@@ -19,7 +19,7 @@ REGULAR = Path(__file__).parent / "golden" / "decimate_regular.jsonl"
 ALL = Path(__file__).parents[2] / "shared" / "golden" / "decimate.jsonl"
 """Every shape, those on which `Decimate` hangs or panics too: too large to be kept here."""
 
-VALUES = st.none() | st.floats() | st.integers(-(2**64), 2**64)
+VALUES = st.none() | st.floats() | st.integers(-(2**64), 2**64) | st.sampled_from((10**400, -(10**400)))
 METRICS = st.none() | st.dictionaries(st.sampled_from("xyz"), VALUES)
 SERIES = st.lists(st.tuples(st.integers(0, 50), METRICS), max_size=60)
 LIMITS = st.integers(1, 20)
@@ -31,7 +31,7 @@ def vectors(path: Path) -> list[dict[str, Any]]:
 
 
 def present(values: list[Any]) -> list[Any]:
-    return [value for value in values if value is not None and math.isfinite(value)]
+    return [value for value in values if value is not None and (isinstance(value, int) or math.isfinite(value))]
 
 
 def cut(series: list[Point], limit: int) -> list[tuple[Bucket, list[Point]]]:
@@ -134,7 +134,8 @@ def test_the_mean_is_that_of_the_values_present(series: list[Point], limit: int)
     for _, summary, values in cells(series, limit):
         if summary:
             exact = sum(map(Fraction, values)) / len(values)
-            assert math.isclose(summary.mean, exact, rel_tol=1e-9, abs_tol=max(map(abs, values)) * 1e-12)
+            largest = max(abs(Fraction(value)) for value in values)
+            assert abs(Fraction(summary.mean) - exact) <= max(abs(exact) / 10**9, largest / 10**12, math.ulp(0.0))
 
 
 @given(SERIES, LIMITS)
@@ -172,6 +173,20 @@ def test_the_sum_of_large_integers_does_not_wrap() -> None:
 
 def test_the_sum_of_large_floats_does_not_overflow() -> None:
     assert decimate([(1, {"x": 1e308}), (2, {"x": 1e308})], 1)[0].metrics["x"].mean == 1e308
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        ([10**400], 10**400),
+        ([10**400, 10**400 + 2], 10**400 + 1),
+        ([-(10**400), 10**400, 1.5], 0.5),
+        ([10**400, 1.5], 5 * 10**399 + 1),
+        ([10**400, float("nan"), float("inf")], 10**400),
+    ],
+)
+def test_an_integer_may_be_larger_than_any_float(values: list[float], mean: float) -> None:
+    assert decimate([(at, {"x": value}) for at, value in enumerate(values)], 1)[0].metrics["x"].mean == mean
 
 
 def test_means_are_not_truncated() -> None:
