@@ -7,13 +7,25 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from machine.errors import LedgerError
+from machine.errors import LedgerError, UsageError
 
 
 def ledger_path(given: str | Path | None = None) -> Path:
-    """`given`, else CALLS_LEDGER, else $XDG_DATA_HOME/calls/ledger.db. It never depends on the current folder."""
-    chosen = given or os.environ.get("CALLS_LEDGER")
-    return Path(chosen) if chosen else _base("XDG_DATA_HOME", ".local/share") / "calls" / "ledger.db"
+    """`given`, else CALLS_LEDGER, else $XDG_DATA_HOME/calls/ledger.db. It never depends on the current folder.
+
+    UsageError when what is given can be no file: the default is not taken in the place of an empty name.
+    """
+    if given is None:
+        chosen = os.environ.get("CALLS_LEDGER")
+        return Path(chosen) if chosen else _base("XDG_DATA_HOME", ".local/share") / "calls" / "ledger.db"
+    try:
+        path = Path(given)
+        possible = given != "" and b"\0" not in os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
+        possible = False
+    if not possible:
+        raise UsageError(f"ledger: {given!r} is not the path of a file")
+    return path
 
 
 def fingerprinter(ledger: str) -> Callable[[str], str]:

@@ -406,6 +406,21 @@ def test_a_limit_that_is_empty_does_not_remove_all_images(ledger: Path, capsys: 
     assert said(capsys, "--ledger", str(ledger), "images", "--clean", "--limit", "") == (2, "", expected)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("--ledger", "", "ps"), ("ps", "--ledger="), ("--ledger", "", "doctor")),
+        ("--ledger", "", "run", "--driver", "local", "--", "true"),
+    ],
+)
+def test_the_name_of_a_ledger_that_is_empty_is_refused_and_the_default_not_taken(
+    words: tuple[str, ...], ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = said(capsys, *words)
+    assert (status, out, err) == (125 if "run" in words else 2, "", "calls: ledger: '' is not the path of a file\n")
+    assert not ledger.exists()
+
+
 # Of bytes that are no text.
 
 

@@ -39,7 +39,7 @@ def takes_ledger(command: Command) -> Command:
     def placed(context: click.Context, /, ledger: str | None, **options: Any) -> Any:
         if context.info_name != "run":  # a spec is checked as a whole, but for the names of files among its values
             _check_texts(context)
-        return command(ledger=ledger_path(ledger or context.obj), **options)
+        return command(ledger=ledger_path(context.obj if ledger is None else ledger), **options)
 
     return placed
 
