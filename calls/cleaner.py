@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calls.cleaning import Exempt, Image, surplus, title, used_images
 from machine.errors import CallsError, DriverError, UsageError
+from machine.notation import texts
 from machine.units import show_size, size
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Cleaner:
         except ValueError as error:
             raise UsageError(f"image_limit: {error}") from None
         try:
-            self._exempt = Exempt((exempt,) if isinstance(exempt, str) else exempt)
+            self._exempt = Exempt(texts(exempt))
         except ValueError as error:
             raise UsageError(f"image_exempt: {error}") from None
         self._runner, self._tell = runner, runner.tell

@@ -190,7 +190,7 @@ def _registry(*figures: Collector) -> CollectorRegistry:
 def place(given: str | int, option: str) -> tuple[str, int]:
     """[ADDRESS:]PORT, where port 0 is any that is free -> both. UsageError names the option."""
     address, _, port = str(given).rpartition(":")
-    if not (port.isascii() and port.isdecimal() and int(port) < 2**16):
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) < 2**16):
         raise UsageError(f"{option}: {given!r} is no place to listen at (write 9464 or 0.0.0.0:9464)")
     return address.strip("[]") or ADDRESS, int(port)
 

@@ -68,12 +68,14 @@ def _collect(given: dict[str, Any]) -> None:
     for name in given.keys() & (_PAIRS | _LISTS):
         given[name] = _named(name, given[name]) if name in _PAIRS else _list(given[name], name)
     if "network_of" in given:
-        given["network_of"] = tuple(name for entry in given["network_of"] for name in str(entry).split(","))
+        given["network_of"] = tuple(
+            name for entry in _entries(given["network_of"], "network_of") for name in entry.split(",")
+        )
     for name, find in _FROM_HERE.items():
         if name in given:
             given[name] = tuple(_from_here(name, find, entry) for entry in given[name])
     if "security_opt" in given:
-        given["security_opt"] = tuple(_security(str(entry)) for entry in given["security_opt"])
+        given["security_opt"] = tuple(map(_security, _entries(given["security_opt"], "security_opt")))
 
 
 def _list(value: Any, option: str) -> tuple[Any, ...]:
@@ -116,10 +118,17 @@ def _named(option: str, given: Pairs) -> dict[str, str]:
 
 def _texts(option: str, given: Mapping[Any, Any]) -> dict[str, str]:
     """The pairs of a dict. Numbers are taken as they are written; None, say, is no text."""
+    texts = {}
     for name, value in given.items():
-        if not isinstance(name, str) or not isinstance(value, str | int | float) or isinstance(value, bool):
+        if not isinstance(name, str):
+            raise SpecError(option, f"a name is a text, not {_a(name)}")
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise SpecError(option, f"{name!r}: give texts, not {_a(value)}")
-    return {name: str(value) for name, value in given.items()}
+        try:
+            texts[name] = str(value)
+        except ValueError:
+            raise SpecError(option, f"{name!r}: a number of too many digits") from None
+    return texts
 
 
 def _entries(given: Any, option: str) -> tuple[str, ...]:
@@ -127,7 +136,7 @@ def _entries(given: Any, option: str) -> tuple[str, ...]:
     entries = _list(given, option)
     for entry in entries:
         if not isinstance(entry, str):
-            raise SpecError(option, f"give texts (NAME=value), not {_a(entry)}")
+            raise SpecError(option, f"give texts, not {_a(entry)}")
     return entries
 
 
@@ -168,7 +177,7 @@ def _security(entry: str) -> str:
 def _env_file(file: Any) -> dict[str, str]:
     try:
         text = Path(file).read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SpecError("env_file", f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):  # as Docker: nothing else ends a line
@@ -211,14 +220,19 @@ def _from_environment(name: str, variable: str) -> str:
 def _from_file(name: str, path: str) -> str:
     try:
         return Path(path).read_bytes().decode().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError("secret", f"{name}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _from_command(name: str, command: str) -> str:
     import subprocess  # few calls have such a secret
 
-    done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False)
+    try:
+        done = subprocess.run(["/bin/sh", "-c", command], stdout=subprocess.PIPE, check=False)
+    except (OSError, ValueError) as error:
+        raise SpecError(
+            "secret", f"{name}: cannot run its command: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if done.returncode != 0:
         raise SpecError("secret", f"{name}: its command ended with status {done.returncode}")
     try:

@@ -6,6 +6,7 @@ Each function takes the text of one option and gives its parts, or raises ValueE
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from machine.units import size
@@ -37,6 +38,15 @@ def text(given: str) -> None:
     """Any text that can be written down."""
     if not given.isascii() and given.encode(errors="replace").decode() != given:
         raise ValueError("contains bytes that are not UTF-8: neither engine nor ledger can take them")
+
+
+def texts(given: object) -> tuple[str, ...]:
+    """One text or several."""
+    found = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    for each in found:
+        if not isinstance(each, str):
+            raise ValueError(f"give texts, not {each!r}")  # noqa: TRY004 - see above
+    return found
 
 
 class Mount(NamedTuple):

@@ -183,7 +183,7 @@ OTHERS: dict[str, dict[str, tuple[str, ...]]] = {
         "since": ("", "soon", "1700000000", "1700000000.5", "-5m", "2025-13-01"),
         "tail": ("", "x", "-1", "1.5", str(2**64)),
     },
-    "metrics": {"port": ("", "http", "70000", "-1", "١", "a..b:80", f"{'a' * 70}:80")},
+    "metrics": {"port": ("", "http", "70000", "-1", "١", "a..b:80", f"{'a' * 70}:80", "9" * 5000)},
     "exec": {"env": ("", "=x"), "user": ("a b", "1:2:3", "-1"), "workdir": ("a", " ")},
     "signal": {},
     "top": {},
@@ -266,7 +266,7 @@ def test_what_contradicts_another_is_refused_by_the_options_name(
 @pytest.mark.parametrize("option", sorted(BAD))
 def test_a_runner_refuses_it_as_well_and_records_nothing(option: str, ledger: Path) -> None:
     with calls.Runner(ledger, recover=False) as runner:
-        for value in (*BAD[option], NOT_UTF8, Ellipsis, b"x", {"a": object()}):
+        for value in (*BAD[option], NOT_UTF8, "\ud800", Ellipsis, b"x", {"a": object()}):
             with pytest.raises(UsageError) as refused:
                 runner.submit(IMAGE, ["true"], **{option: value})
             assert str(refused.value).startswith(f"--{option.replace('_', '-')}: "), value
@@ -308,6 +308,15 @@ def test_what_is_neither_true_nor_false_is_refused(option: str, value: object) -
         {"ulimit": {"nofile": 5}},
         {"secret": {"A": "the value itself"}},
         {"secret": [("A", "the value itself")]},
+        {"secret": ["A=file:/a\0b"]},
+        {"secret": ["A=file:\ud800"]},
+        {"secret": ["A=cmd:\0"]},
+        {"secret": ["A=cmd:\ud800"]},
+        {"env_file": [5]},
+        {"env_file": [None]},
+        {"env_file": ["a\0b"]},
+        {"network_of": [5]},
+        {"security_opt": [5]},
         {"auth": "user:password"},
         {"auth": 5},
         {"output": 5},
@@ -322,6 +331,13 @@ def test_a_value_of_another_type_is_refused_by_name(options: dict[str, Any], led
     assert [refused.value.option] == list(options)
     assert "the value itself" not in str(refused.value)
     assert recorded(ledger) == 0
+
+
+@pytest.mark.parametrize("option", ["env", "label", "storage_opt", "sysctl", "log_opt"])
+def test_a_number_of_too_many_digits_for_a_text_is_refused_by_name(option: str) -> None:
+    with pytest.raises(SpecError, match="'A': a number of too many digits") as refused:
+        build_spec(IMAGE, **{option: {"A": 10**5000}})
+    assert refused.value.option == option
 
 
 @pytest.mark.parametrize(
@@ -352,13 +368,25 @@ def test_what_is_no_image_or_no_command(image: Any, command: Any, option: str, l
         ({"image_limit": ""}, "image_limit"),
         ({"image_limit": "1g", "image_exempt": ["A B"]}, "image_exempt"),
         ({"image_exempt": ["busybox"]}, "image_exempt"),
+        ({"image_limit": "1g", "image_exempt": [5]}, "image_exempt"),
+        ({"image_limit": "1g", "image_exempt": 5}, "image_exempt"),
         ({"pool": -1}, "pool"),
+        ({"pool": 1, "pool_networks": 5}, "pool_networks"),
+        ({"pool": 1, "pool_networks": ["bridge", 5]}, "pool_networks"),
+        ({"pool": 1, "pool_image": 5}, "pool_image"),
     ],
     ids=str,
 )
 def test_a_runner_that_cannot_be_makes_no_ledger(options: dict[str, Any], name: str, ledger: Path) -> None:
     with pytest.raises(UsageError, match=f"^{name}: "):
         calls.Runner(ledger, **options)
+    assert not ledger.exists()
+
+
+@pytest.mark.parametrize("given", [5, True, b"/tmp/x", "", "a\0b", "\ud800"])
+def test_a_ledger_that_can_be_no_file_is_refused_and_the_default_not_taken(given: Any, ledger: Path) -> None:
+    with pytest.raises(UsageError, match=r"^ledger: .* is not the path of a file$"):
+        calls.Runner(given)
     assert not ledger.exists()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from machine.errors import UsageError
+from machine.notation import texts
 
 MOST = 256
 
@@ -23,12 +24,15 @@ def planned(size: int, networks: Iterable[str], *, once: bool, image: str) -> Wa
     """What was asked of a runner by its keywords; UsageError names the one that is wrong."""
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST:
         raise UsageError(f"pool: must be a number from 0 to {MOST}")
-    wanted = (networks,) if isinstance(networks, str) else tuple(networks)
+    try:
+        wanted = texts(networks)
+    except ValueError as error:
+        raise UsageError(f"pool_networks: {error}") from None
     if not wanted:
         raise UsageError("pool_networks: no network given")
     for network in wanted:
         if network in ("", "none", "host") or network.startswith("container:"):
             raise UsageError(f"pool_networks: {network!r} has no namespace that could be made ready")
-    if not image:
+    if not image or not isinstance(image, str):
         raise UsageError("pool_image: no image given")
     return Warm(size, tuple("bridge" if network == "default" else network for network in wanted), once, image)
