@@ -240,11 +240,17 @@ class Reader(Opened):
         """The file itself: schema version, journal mode, number of calls, and the SQLite that reads it."""
         return {
             "schema": self._one("PRAGMA user_version"),
-            "journal": self._one("PRAGMA journal_mode"),
+            "journal": self._journal(),
             "calls": self._one("SELECT count(*) FROM call"),
             "sqlite": sqlite3.sqlite_version,
             "reset_bug": has_reset_bug(),
         }
+
+    def _journal(self) -> str:
+        with explain(self.path), self.path.open("rb") as file:
+            if file.read(20)[18:] == b"\2\2":  # on read-only ground the connection's own mode is another
+                return "wal"
+        return str(self._one("PRAGMA journal_mode"))
 
     def _account(self, row: Row, now: int) -> Row:
         with sound(self.path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,8 +85,10 @@ def connect_writer(path: Path, *, derived: bool = True) -> sqlite3.Connection:
             version = _version(connection, path)
             if version == 0:
                 _create(connection)
-            elif version < SCHEMA_VERSION:
-                _migrate(connection)
+            else:
+                _log_ahead(connection)
+                if version < SCHEMA_VERSION:
+                    _migrate(connection)
             _look(connection, (*_OTHERS, *DERIVED) if derived else _OTHERS)
             # Fails now if it is read-only. In WAL mode beginning alone does not: something must be written.
             connection.execute("BEGIN IMMEDIATE").execute(f"PRAGMA user_version = {SCHEMA_VERSION}").execute("ROLLBACK")
@@ -274,12 +277,25 @@ def _create(connection: sqlite3.Connection) -> None:
     from uuid import uuid4
 
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
-    connection.execute("PRAGMA journal_mode = WAL")
+    _log_ahead(connection)
     with transaction(connection, "create"):
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process may have been first
             for statement in schema():
                 connection.execute(statement)
             connection.execute("INSERT INTO meta VALUES ('ledger', ?)", (str(uuid4()),))
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Into WAL mode, if somebody has switched the file to another: there readers and writers wait for each other."""
+    patience = time.monotonic() + BUSY_MS / 1000  # SQLite does not wait for somebody who is about to write
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= patience:
+                raise
+        time.sleep(0.01)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,15 @@ class TestDoctor:
         done = command("doctor", "--nl")
         assert done.returncode == 1
         assert any('"ledger", "verdict": "bad"' in line for line in done.stdout.splitlines())
+
+    def test_a_ledger_that_was_switched_from_wal_mode(self, command: Command, ledger: Path) -> None:
+        small(ledger)
+        with closing(sqlite3.connect(ledger)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+        rows = {row["check"]: row for row in json.loads(command("doctor", "--json").stdout)}
+        assert rows["ledger"]["verdict"] == "bad"
+        assert "  DELETE  10 calls  " in rows["ledger"]["detail"]
+        assert "readers and writers wait for each other" in rows["ledger"]["detail"]
 
     @pytest.mark.engine
     def test_an_engine(self, command: Command) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from ledgers import Call, uid
 
+from ledger import sqlite as door
 from ledger.backup import backup
 from ledger.ledger import Ledger
 from ledger.read import Reader
 from ledger.rebuild import rebuild
 from ledger.salvage import salvage
-from ledger.sqlite import SCHEMA_VERSION, connect_reader, has_reset_bug
+from ledger.sqlite import SCHEMA_VERSION, connect_reader, connect_writer, has_reset_bug
 from machine.errors import LedgerError
 
 NOBODY = 65534
@@ -144,6 +145,30 @@ def test_the_file_is_in_wal_mode_and_can_shrink_step_by_step(tmp_path: Path) -> 
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         pragmas = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "auto_vacuum")]
     assert pragmas == ["wal", 2]
+
+
+def test_what_was_switched_from_wal_mode_is_in_it_again_when_it_is_next_written(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.db").close()
+    plain(tmp_path / "ledger.db", "PRAGMA journal_mode = DELETE")
+    with Reader(tmp_path / "ledger.db") as reader:
+        assert reader.about()["journal"] == "delete"
+    with Ledger(tmp_path / "ledger.db") as ledger, Reader(tmp_path / "ledger.db") as reader:
+        assert reader.about()["journal"] == "wal"
+        assert Call(ledger, 1).id == 1
+
+
+def test_who_is_about_to_write_is_waited_for_before_wal_mode_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Ledger(tmp_path / "ledger.db").close()
+    plain(tmp_path / "ledger.db", "PRAGMA journal_mode = DELETE")
+    # Of the same library: two of them in one process do not see each other's locks.
+    with closing(door.sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr("ledger.sqlite.time.sleep", lambda _: other.execute("ROLLBACK"))
+        connect_writer(tmp_path / "ledger.db").close()
+        assert not other.in_transaction
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 # What is no ledger is refused in one line, and left alone.

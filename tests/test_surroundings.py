@@ -459,7 +459,9 @@ def test_row_32_what_reads_works_on_a_read_only_ledger(read_only: Path, tmp_path
 
 
 def test_row_32_doctor_says_what_a_read_only_ledger_holds(read_only: Path) -> None:
-    assert f"{read_only}" in said(read_only, "doctor", "--csv")[1]
+    out = said(read_only, "doctor", "--csv")[1]
+    assert f"ledger,ok,{read_only}  " in out
+    assert "  WAL  " in out
 
 
 @pytest.mark.parametrize("name", WRITING)

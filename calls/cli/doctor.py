@@ -120,9 +120,12 @@ def _ledger(path: Path) -> _Finding:
     size = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
     parts = [str(path), words.size(size), f"schema {about['schema']}", about["journal"].upper()]
     parts += [f"{about['calls']} calls", f"SQLite {about['sqlite']}"]
+    if about["journal"] != "wal":
+        parts.append("readers and writers wait for each other: the next call sets WAL again, where the file system can")
     if about["reset_bug"]:
         parts.append("this SQLite can lose commits (the WAL-reset bug): pip install pysqlite3, or 3.51.3 or newer")
-    return _Finding("ledger", "bad" if about["reset_bug"] else "ok", "  ".join(parts))
+    verdict = "bad" if about["reset_bug"] or about["journal"] != "wal" else "ok"
+    return _Finding("ledger", verdict, "  ".join(parts))
 
 
 def _absent(path: Path) -> _Finding:
