@@ -33,9 +33,9 @@ class Redactor:
         """`values` are the secrets themselves; those under SHORTEST bytes are passed over."""
         found = {value.encode() for value in values if len(value.encode()) >= SHORTEST}
         found |= {value.replace(b"\n", b"\r\n") for value in found}  # as a terminal writes it
-        ordered = sorted(found, key=len, reverse=True)  # longest first: one secret may contain another
-        self._pattern = re.compile(b"|".join(map(re.escape, ordered))) if ordered else None
-        self.reach = len(ordered[0]) - 1 if ordered else 0
+        self._secrets = sorted(found, key=len, reverse=True)  # longest first: one secret may contain another
+        self._pattern = re.compile(b"|".join(map(re.escape, self._secrets))) if found else None
+        self.reach = len(self._secrets[0]) - 1 if found else 0
 
     def clean(self, data: bytes) -> bytes:
         """`data` without the secrets that lie wholly inside it."""
@@ -44,14 +44,26 @@ class Redactor:
     def clean_start(self, data: bytes) -> tuple[bytes, int]:
         """As `clean`, for the part of `data` on which later bytes have no bearing; -> that part clean, and its length.
 
-        A secret that begins within `reach` of the end may yet turn out to be a longer one.
+        What begins a secret and ends with `data` may yet turn out to be one, or a longer one than it is.
         """
-        limit, done, clean = max(0, len(data) - self.reach), 0, bytearray()
+        limit, done, clean = self._open(data, 0), 0, bytearray()
         while self._pattern and (found := self._pattern.search(data, done)) and found.start() < limit:
             clean += data[done : found.start()] + MARK.encode()
             done = found.end()
+            if done > limit:
+                limit = self._open(data, done)
         clean += data[done:limit]
-        return bytes(clean), max(done, limit)
+        return bytes(clean), limit
+
+    def _open(self, data: bytes, since: int) -> int:
+        """Where from `since` on the first secret begins that `data` has a part of at its end; its length for none."""
+        first = len(data)
+        for secret in self._secrets:
+            at = data.find(secret[:1], max(since, len(data) - len(secret) + 1), first)
+            while at >= 0 and not secret.startswith(data[at:]):
+                at = data.find(secret[:1], at + 1, first)
+            first = first if at < 0 else at
+        return first
 
     def text(self, text: str) -> str:
         """As `clean`, for text."""
