@@ -194,19 +194,23 @@ class Conductor:
         pause = ENGINE_RETRY
         while True:
             try:
-                container = self._driver.prepare(self.uid, self.spec, self)
+                container = self._container = self._driver.prepare(self.uid, self.spec, self)
+                self._know_secrets(container)
                 break
             except DriverError as error:
                 if not self._waits_for_engine(error, pause):
                     verdict = self._unprepared() or never_ran(State.ERROR, error.reason, str(error))
                     raise EndedEarly(verdict) from error
                 pause = min(2 * pause, MAX_ENGINE_RETRY)
-        self._container = container
         made = container.preparation
         self.recorder.apply(prepared(made))
         for warning in made.warnings:
             self._tell(f"warning: {warning}", True)
         return container
+
+    def _know_secrets(self, container: Container) -> None:
+        """Those that are not the spec's: the image's, or what a process of this host inherits."""
+        self.recorder.redactor.learn(self.spec.secrets(container.environment()))
 
     def _waits_for_engine(self, error: DriverError, pause: int) -> bool:
         """Whether to try again, after `pause` ns: while nothing was done, and the time to prepare allows it."""

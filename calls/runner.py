@@ -28,7 +28,7 @@ from ledger.ledger import Ledger
 from machine import facts
 from machine.errors import SpecError, UsageError
 from machine.signals import signal_name, signal_number
-from machine.spec import Spec
+from machine.spec import EMPTY, Spec
 
 if TYPE_CHECKING:
     from calls.cleaner import Cleaner
@@ -211,7 +211,9 @@ class Runner:
         driver.check(spec)
         need = self.admission.need(spec)
         future = CallFuture(new_id())
-        order = Order(future, spec, self._submitted(future.id, spec), driver, pass_on, started, auth)
+        inherited: Mapping[str, str] = getattr(driver, "inherited", EMPTY)
+        submitted, redactor = self._submitted(future.id, spec, inherited), spec.redactor(inherited)
+        order = Order(future, spec, submitted, driver, pass_on, started, auth, redactor)
         if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
             self.slots.follow(order, known)
             return future
@@ -223,14 +225,14 @@ class Runner:
             self.slots.begin(order, ticket)
         return future
 
-    def _submitted(self, uid: str, spec: Spec) -> facts.Submitted:
+    def _submitted(self, uid: str, spec: Spec, inherited: Mapping[str, str]) -> facts.Submitted:
         return facts.Submitted(
             uid=uid,
             name=spec.name,
             idempotency_key=spec.idempotency_key,
             image=spec.image,
             driver=spec.driver,
-            spec=spec.record(fingerprinter(self.ledger.id)),
+            spec=spec.record(fingerprinter(self.ledger.id), inherited),
             owner=self.owner,
         )
 

@@ -76,8 +76,8 @@ class Slots:
             self._runner.admission.leave(ticket)
             return
         runner, clock = self._runner, self._runner.clock
-        recorder = waiting.recorder if waiting else Recorder(runner.ledger, clock, spec.redactor())
-        capture = Capture(spec.log_limit, spec.redactor(), clock.wall, recorder.output, order.pass_on)
+        recorder = waiting.recorder if waiting else Recorder(runner.ledger, clock, order.redactor)
+        capture = Capture(spec.log_limit, order.redactor, clock.wall, recorder.output, order.pass_on)
         conductor = Conductor(
             future.id, spec, order.driver, runner.sampler, recorder, capture, clock, runner.tell, order.auth
         )

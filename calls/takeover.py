@@ -17,7 +17,6 @@ from driver.protocol import Container, Driver, Observation, Sampling, Trace
 from ledger.read import Chunk
 from machine import facts
 from machine.history import History
-from machine.secrets import Redactor
 from machine.states import Kind, Reason, State
 from machine.verdict import Verdict, decide, never_ran
 
@@ -96,11 +95,6 @@ class Successor(Conductor):
         if past.started is None:
             self._note_start(seen)
         return self._watch(container, seen)
-
-    def _know_secrets(self, container: Container) -> None:
-        found = container.environment()
-        names = {*self.spec.secret, *self.spec.secret_names()}
-        self.recorder.redactor = Redactor(found[name] for name in names if name in found)
 
     def _note_start(self, seen: Observation) -> None:
         began = seen.started_at

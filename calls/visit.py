@@ -30,8 +30,7 @@ class Visit:
 
     def redactor(self, given: Mapping[str, str]) -> Redactor:
         """For the secrets of the call, and those among `given`, variables that are set besides: none is recorded."""
-        known = self.container.environment()
-        own = [known[name] for name in {*self._spec.secret, *self._spec.secret_names()} if name in known]
+        own = self._spec.secrets(self.container.environment())
         return Redactor([*own, *(value for name, value in given.items() if is_secret(name))])
 
     def note(self, fact: facts.Fact) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calls.runner import Runner
     from calls.slots import CallFuture
     from driver.protocol import Driver
+    from machine.secrets import Redactor
     from machine.spec import Spec
 
 
@@ -37,6 +38,7 @@ class Order(NamedTuple):
     pass_on: PassOn | None
     started: Callable[[], None]
     auth: Auth
+    redactor: Redactor
 
 
 class Waiting:
@@ -73,7 +75,7 @@ class WaitingRoom:
 
     def receive(self, order: Order, ticket: Ticket) -> None:
         """Record a call that waits. LedgerError when the ledger is closed."""
-        recorder = Recorder(self._runner.ledger, self._runner.clock, order.spec.redactor())
+        recorder = Recorder(self._runner.ledger, self._runner.clock, order.redactor)
         waiting = Waiting(self, order, ticket, recorder)
         try:
             posted = recorder.post(order.submitted, self._runner.ledger.post_submitted)

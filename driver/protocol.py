@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from machine.samples import Sample
-from machine.spec import OURS, Spec
+from machine.spec import EMPTY, OURS, Spec
 
 STDOUT, STDERR = 1, 2
 """The streams of output, as the engine and the ledger number them."""
@@ -166,6 +166,7 @@ class Preparation(NamedTuple):
 
     `network`: the one that was chosen of several.
     `holder`: the container whose network it joins, from a pool. `hot`: other calls use the container before and after.
+    `environment`: of the container, where it was told already.
     """
 
     container: str
@@ -178,6 +179,7 @@ class Preparation(NamedTuple):
     holder: str | None = None
     hot: bool = False
     network: str | None = None
+    environment: Mapping[str, str] = EMPTY
 
 
 class Beginning(NamedTuple):
@@ -304,7 +306,10 @@ class Container(Protocol):
         """Remove it unless it was ever started; False, and nothing is done, when it was."""
 
     def environment(self) -> dict[str, str]:
-        """The environment that it was created with: what in its output is secret is not recorded anywhere else."""
+        """The environment that it was created with, all of it: what there is secret is known from here alone.
+
+        Every call is asked, when it is prepared and when it is recovered.
+        """
 
     def signal(self, name: str) -> bool:
         """Send a signal; False when there is no running process to take it."""

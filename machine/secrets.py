@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
-SECRET_NAMES = ("*TOKEN*", "*SECRET*", "*PASSWORD*", "*PASSWD*", "*KEY*", "*CREDENTIAL*")
+SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL")
 SHORTEST = 4
 """Values shorter than this many bytes are not searched for in output: `1` would redact every 1."""
 MARK = "‹redacted›"
@@ -15,7 +14,7 @@ MARK = "‹redacted›"
 
 def is_secret(name: str) -> bool:
     """Whether an environment variable of this name is taken for a secret."""
-    return any(fnmatchcase(name.upper(), pattern) for pattern in SECRET_NAMES)
+    return any(word in name.upper() for word in SECRET_NAMES)
 
 
 def fingerprint(key: bytes, value: str) -> str:
@@ -31,11 +30,21 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         """`values` are the secrets themselves; those under SHORTEST bytes are passed over."""
-        found = {value.encode() for value in values if len(value.encode()) >= SHORTEST}
+        self._secrets: list[bytes] = []
+        self._pattern: re.Pattern[bytes] | None = None
+        self.reach = 0
+        self.learn(values)
+
+    def learn(self, values: Iterable[str]) -> None:
+        """Know these as well. Before the first output: a stream that was begun may have passed on a part of one."""
+        found = {value.encode(errors="surrogateescape") for value in values}  # our own environment may be no UTF-8
+        found = {value for value in found if len(value) >= SHORTEST}
         found |= {value.replace(b"\n", b"\r\n") for value in found}  # as a terminal writes it
-        self._secrets = sorted(found, key=len, reverse=True)  # longest first: one secret may contain another
-        self._pattern = re.compile(b"|".join(map(re.escape, self._secrets))) if found else None
-        self.reach = len(self._secrets[0]) - 1 if found else 0
+        if found := found.difference(self._secrets):
+            # Longest first: one secret may contain another.
+            self._secrets = sorted(found.union(self._secrets), key=len, reverse=True)
+            self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)))
+            self.reach = len(self._secrets[0]) - 1
 
     def clean(self, data: bytes) -> bytes:
         """`data` without the secrets that lie wholly inside it."""

@@ -8,12 +8,14 @@ them before anything is done, and names the one that is wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from machine.errors import SpecError
 from machine.secrets import Redactor, is_secret
 from machine.units import SECOND
 
+EMPTY: Mapping[str, str] = MappingProxyType({})
 OURS = "call-ledger."
 """How the labels begin by which drivers know what is theirs: a call has none of its own that begins so."""
 
@@ -125,11 +127,16 @@ class Spec(NamedTuple):
         """The names of the environment variables whose values must not be recorded."""
         return frozenset(name for name in self.env if name in self.secret or is_secret(name))
 
-    def redactor(self) -> Redactor:
-        """Finds this call's secrets wherever they turn up: arguments, messages, output."""
-        return Redactor(self.env[name] for name in self.secret_names())
+    def secrets(self, environment: Mapping[str, str] = EMPTY) -> list[str]:
+        """The values that must not be recorded: of its own variables, and of `environment`, which it has besides."""
+        variables = (*self.env.items(), *environment.items())
+        return [value for name, value in variables if name in self.secret or is_secret(name)]
 
-    def record(self, fingerprint: Callable[[str], str]) -> dict[str, Any]:
+    def redactor(self, environment: Mapping[str, str] = EMPTY) -> Redactor:
+        """Finds this call's secrets wherever they turn up: arguments, messages, output."""
+        return Redactor(self.secrets(environment))
+
+    def record(self, fingerprint: Callable[[str], str], environment: Mapping[str, str] = EMPTY) -> dict[str, Any]:
         """The request as the ledger keeps it: only what was asked for, secrets as fingerprints."""
         record = self.asked()
         secret = self.secret_names()
@@ -137,7 +144,7 @@ class Spec(NamedTuple):
             record["env"] = plain
         else:
             record.pop("env", None)
-        redact = self.redactor().data
+        redact = self.redactor(environment).data
         clean = {name: redact(value) for name, value in record.items()}  # a secret may read like an option's name
         if secret:
             clean["secret"] = {name: fingerprint(self.env[name]) for name in sorted(secret)}

@@ -95,7 +95,7 @@ class Stage:
         spec = Spec.parse(driver="scripted", image="image", **options)
         recorder = Recorder(self.ledger, self.clock, spec.redactor())
         keep = lambda stream, data: self.passed_on.append((stream, data))  # noqa: E731
-        capture = Capture(spec.log_limit, spec.redactor(), self.clock.wall, recorder.output, keep)
+        capture = Capture(spec.log_limit, recorder.redactor, self.clock.wall, recorder.output, keep)
         self.conductor = Conductor(
             UID, spec, self.driver, NoSampling(), recorder, capture, self.clock, lambda line, _: self.told.append(line)
         )

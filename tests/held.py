@@ -75,6 +75,9 @@ class HeldContainer:
         self.watcher.fact(OutputEnded(now))
         self.watcher.output_ended()  # type: ignore[attr-defined]
 
+    def environment(self) -> dict[str, str]:
+        return {}
+
     def signal(self, name: str) -> bool:
         self.end(128 + signal_number(name))
         return True

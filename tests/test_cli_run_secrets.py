@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -130,6 +131,39 @@ def test_in_the_middle_of_an_emergency(
     assert calls("kill", "@last").status == 0
     running.until(running.settled, "its end")
     assert leaks(tmp_path) == []
+
+
+def test_what_the_image_sets(reader: Reader, tmp_path: Path, engine: docker.APIClient) -> None:
+    """Printed by a call that is watched to its end, and by one whose recorder is killed; and in a command beside it."""
+    name = f"test-secret-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    made = engine.create_container(IMAGE, ["true"])
+    image = engine.commit(made, repository=name, conf={"Env": [f"DB_PASSWORD={TOKEN}"]})["Id"]
+    engine.remove_container(made)
+    try:
+        assert run(name, "sh", "-c", "echo $DB_PASSWORD; echo $DB_PASSWORD >&2") == (
+            0,
+            f"{TOKEN}\n".encode(),
+            f"{TOKEN}\n".encode(),
+        )
+        assert (kept(1), kept(2)) == (f"{MARK}\n".encode(), f"{MARK}\n".encode())
+        with running.under(
+            *running.RUN,
+            name,
+            "sh",
+            "-c",
+            "echo up; trap 'echo $DB_PASSWORD; exit 0' TERM; while :; do sleep 0.05; done",
+        ) as call:
+            call.hear(b"up\n")
+            assert calls("exec", "@last", "echo", TOKEN).out == f"{TOKEN}\n".encode()
+            os.kill(running.recorder(), signal.SIGKILL)
+            assert call.end().status == 125
+        running.until(lambda: "adopted" in running.kinds(), "its successor")
+        assert calls("cancel", "@last").status == 0
+        running.until(running.settled, "its end")
+        assert kept(1) == f"up\n{MARK}\n".encode()
+        assert leaks(tmp_path) == []
+    finally:
+        engine.remove_image(image, force=True)
 
 
 def test_what_is_not_promised(options: list[str], reader: Reader) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from driver.cgroup import CgroupMeter
-from driver.docker.engine import freeze, inspect, kill, look, thaw
+from driver.docker.engine import freeze, inspect, kill, thaw
 from driver.docker.errors import speaking, status
 from driver.docker.hearing import SUBSCRIBE_SECONDS, Hearing
 from driver.docker.output import Output
@@ -149,9 +149,8 @@ class DockerContainer(Hearing):
         return self._discarded
 
     def environment(self) -> dict[str, str]:
-        """From the engine's record; empty when that is gone."""
-        found = look(self._client, self._id) or {"Config": {}}
-        return dict(entry.split("=", 1) for entry in found["Config"].get("Env") or () if "=" in entry)
+        """From the engine's record, as it was prepared or found."""
+        return dict(self.preparation.environment)
 
     def signal(self, name: str) -> bool:
         """Send a signal; False when the container does not run."""

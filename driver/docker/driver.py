@@ -20,6 +20,7 @@ from driver.docker.door import Measure
 from driver.docker.engine import (
     condition,
     connect,
+    environment,
     health_check,
     look,
     nanoseconds,
@@ -276,6 +277,7 @@ class DockerDriver:
             stop_signal=stop_signal(found),
             health=health_check(found),
             warnings=warnings,
+            environment=environment(found),
         )
 
     def describe(self) -> dict[str, Any]:

@@ -235,6 +235,11 @@ def health_check(found: dict[str, Any]) -> HealthCheck | None:
     return HealthCheck(interval, timeout, retries, start_period)
 
 
+def environment(found: dict[str, Any]) -> dict[str, str]:
+    """The environment in an inspect answer: the image's, and what was asked for."""
+    return dict(entry.split("=", 1) for entry in found["Config"].get("Env") or () if "=" in entry)
+
+
 def stop_signal(found: dict[str, Any]) -> str:
     """The stop signal in force in an inspect answer, in our words: TERM, or a number (`SIGRTMIN+3` is 37)."""
     name = str(found["Config"].get("StopSignal") or "TERM")

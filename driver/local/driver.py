@@ -38,6 +38,8 @@ class LocalDriver:
 
     name = "local"
     takes_image = False
+    inherited = os.environ
+    """What every call has in its environment, whatever its spec sets."""
 
     def __init__(self, pump: Pump, labels: Labels, now: Callable[[], int] = time.time_ns) -> None:
         """`pump` reads the output and outlives the driver; `now` is the clock of the facts (ns, UTC)."""

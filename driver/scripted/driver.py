@@ -79,7 +79,7 @@ class ScriptedDriver:
             raise script.refuse_prepare
         stop_signal = spec.stop_signal or script.stop_signal
         made = Preparation(f"scripted:{uid}", stop_signal=stop_signal, health=script.health)
-        process = ScriptedProcess(self.schedule, script, made, self.labels, dict(spec.env))
+        process = ScriptedProcess(self.schedule, script, made, self.labels, {**script.environment, **spec.env})
         container = self._hold(uid, ScriptedContainer(self, process, watcher))
         container.connect(watcher)
         return container
@@ -216,7 +216,7 @@ class ScriptedContainer:
         return True
 
     def environment(self) -> dict[str, str]:
-        """What the spec set when it was made."""
+        """What the script says, and what the spec set when it was made."""
         self._ask()
         return self.process.environment
 

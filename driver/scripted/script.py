@@ -50,6 +50,7 @@ class Script(NamedTuple):
     each interval. `refuse_…`: raised, nothing is done. `start_unanswered`: it starts and nobody says so.
     For whoever rejoins it: not `remembers`, its output cannot be read again; not `recalls`, nobody says what
     happened meanwhile. `executes`: what other commands write that are run in it, and their exit codes.
+    `environment`: what it has besides what its spec sets, as from an image.
     """
 
     steps: Sequence[Step] = ()
@@ -70,3 +71,4 @@ class Script(NamedTuple):
     remembers: bool = True
     recalls: bool = True
     executes: Mapping[tuple[str, ...], tuple[bytes, int]] = MappingProxyType({})
+    environment: Mapping[str, str] = MappingProxyType({})

@@ -1,0 +1,71 @@
+"""Secrets that are nowhere in what was asked for, and ways by which one could reach the record all the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conducting import Stage
+from recovering import Succession
+
+import calls
+from driver.scripted import exits, writes
+from ledger.read import Reader
+from machine.secrets import MARK
+from machine.states import Kind
+
+SECRET = "pass-of-the-image-5f1d77"
+IMAGE = {"environment": {"DB_PASSWORD": SECRET, "PATH": "/usr/bin"}}
+
+
+def output(ledger: Path) -> str:
+    """What is recorded of the last call's output."""
+    with Reader(ledger) as reader:
+        return b"".join(chunk.data for chunk in reader.output(reader.resolve("@last"))).decode()
+
+
+def leaks(ledger: Path, secret: str = SECRET) -> list[str]:
+    """The files of the ledger that have a secret."""
+    return [file.name for file in ledger.parent.glob(f"{ledger.name}*") if secret.encode() in file.read_bytes()]
+
+
+# The environment that a call really has.
+
+
+def test_what_the_image_sets(ledger: Path) -> None:
+    with Stage(ledger, writes(f"{SECRET} by /usr/bin".encode()), exits(0, after=1), **IMAGE) as stage:
+        stage.conduct(secret=["MY_TOKEN=cmd:echo of-the-spec"], env={"MY_TOKEN": "of-the-spec"})
+        assert (leaks(ledger), output(ledger)) == ([], f"{MARK} by /usr/bin")
+
+
+def test_what_the_image_sets_is_known_to_who_recovers(ledger: Path) -> None:
+    script = writes(SECRET.encode()), writes(f", {SECRET}".encode(), after=5), exits(0, after=6)
+    with Succession(ledger, *script, **IMAGE) as stage:
+        assert stage.die(3, written=True)
+        stage.recover()
+        assert (stage.call()["state"], leaks(ledger), output(ledger)) == ("success", [], f"{MARK}, {MARK}")
+        assert not [event for event in stage.events(Kind.GAP) if event["of"] == "output"]
+
+
+def test_what_a_process_of_this_host_inherits(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("OLD_TOKEN", "no UTF-8: \udcff")
+    with calls.Runner(ledger) as runner:
+        call = runner.run(None, ["sh", "-c", 'echo "$AWS_SECRET_ACCESS_KEY" "$1"', "sh", SECRET], driver="local")
+        assert (call.state, leaks(ledger), output(ledger)) == ("success", [], f"{MARK} {MARK}\n")
+    with Reader(ledger) as reader:
+        assert reader.show("@last")["spec"]["command"][-1] == MARK
+
+
+def test_what_a_process_of_this_host_inherits_is_known_while_it_waits(
+    ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with calls.Runner(ledger, max_calls=1) as runner:
+        first = runner.submit(None, ["cat", str(gate)], driver="local")
+        second = runner.submit(None, ["true"], driver="local", name=f"of-{SECRET}")
+        gate.write_bytes(b"open")
+        assert (first.result().state, second.result().state, leaks(ledger)) == ("success", "success", [])
