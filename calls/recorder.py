@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from calls.clock import Clock
-from machine.facts import Ended, Fact, Gap, Submitted, dump
+from machine.facts import Ended, Fact, Gap, HealthChanged, Submitted, dump
 from machine.lifecycle import Lifecycle
 from machine.samples import Sample
 from machine.secrets import Redactor
@@ -16,6 +16,8 @@ from machine.table import VERDICTS
 from machine.units import SECOND
 from machine.verdict import Verdict
 
+PROBE = 1024
+"""How much of what a health check wrote is recorded, characters: its end."""
 CLOCK_STEP = SECOND
 """How far the two clocks may drift apart between two events before it is said that one was set."""
 
@@ -131,6 +133,8 @@ class Recorder:
             self._ledger.append(self.call_id, gap.kind, self.state, at, elapsed, gap.dump())
 
     def _dump(self, fact: Fact | Ended) -> str:
+        if isinstance(fact, HealthChanged) and fact.output:  # cut when its secrets are gone, not through one
+            fact = fact.replace(output=self.redactor.cut_short(fact.output).strip()[-PROBE:] or None)
         if not self.redactor.reach:
             return fact.dump()
         record = fact.record().items()

@@ -194,7 +194,10 @@ class Beginning(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What `inspect` saw. Times are None for "never"."""
+    """What `inspect` saw. Times are None for "never".
+
+    `health_output`: what the last probe wrote, as far as the source has it. Whole: a part of a secret is not found.
+    """
 
     status: Literal["created", "running", "paused", "exited", "gone"]
     exit_code: int | None = None

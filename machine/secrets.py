@@ -78,6 +78,18 @@ class Redactor:
         """As `clean`, for text."""
         return self.clean(text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
 
+    def cut_short(self, text: str) -> str:
+        """As `text`, for what its source may have cut off in the midst of a secret: a part of one at its end goes.
+
+        Docker marks a cut by `...`; Podman does not, and without a mark less than SHORTEST bytes are taken for chance.
+        """
+        whole = text.removesuffix("...")
+        data = whole.rstrip("\ufffd").encode(errors="surrogateescape")  # (what is left of a character that was cut)
+        clean, decided = self.clean_start(data)
+        if len(data) - decided < (SHORTEST if whole == text else 1):
+            return self.text(text)
+        return clean.decode(errors="surrogateescape") + "..."
+
     def data(self, value: Any) -> Any:
         """As `clean`, for every string inside lists, tuples and dicts (keys too)."""
         if isinstance(value, str):

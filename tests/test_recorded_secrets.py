@@ -10,10 +10,13 @@ from conducting import Stage
 from recovering import Succession
 
 import calls
-from driver.scripted import exits, writes
+from driver.docker.engine import observation
+from driver.protocol import HealthCheck, HealthStatus
+from driver.scripted import exits, happens, writes
 from ledger.read import Reader
 from machine.secrets import MARK
 from machine.states import Kind
+from machine.units import SECOND
 
 SECRET = "pass-of-the-image-5f1d77"
 IMAGE = {"environment": {"DB_PASSWORD": SECRET, "PATH": "/usr/bin"}}
@@ -69,3 +72,33 @@ def test_what_a_process_of_this_host_inherits_is_known_while_it_waits(
         second = runner.submit(None, ["true"], driver="local", name=f"of-{SECRET}")
         gate.write_bytes(b"open")
         assert (first.result().state, second.result().state, leaks(ledger)) == ("success", "success", [])
+
+
+# What a health check writes.
+
+CHECK = HealthCheck(interval=SECOND, timeout=SECOND, retries=2, start_period=0)
+
+
+@pytest.mark.parametrize(
+    ("written", "recorded"),
+    [
+        (f"{SECRET}{'x' * 1008}", f"{MARK}{'x' * 1008}"),
+        (f"{'x' * 4080}{SECRET[:16]}...", f"{'x' * 1021}..."),
+        (f"{'x' * 484}{SECRET[:16]}", f"{'x' * 484}..."),
+        (f"{SECRET}\n\n", MARK),
+        (f" {'x' * 1024}\n", "x" * 1024),
+        ("\n", None),
+    ],
+)
+def test_what_a_health_check_writes_is_cut_behind_its_secrets(ledger: Path, written: str, recorded: str | None) -> None:
+    with Stage(ledger, happens(HealthStatus, "unhealthy", after=1), health=CHECK, health_output=written) as stage:
+        stage.conduct(env={"MY_TOKEN": SECRET, "MY_KEY": f"{SECRET}\n\n"})
+        (changed,) = stage.events(Kind.HEALTH_CHANGED)
+        assert changed.get("output") == recorded
+
+
+def test_an_engines_record_of_a_health_check_is_handed_over_whole() -> None:
+    written = f" {'x' * 4095}...\n"
+    health = {"Status": "unhealthy", "Log": [{"Output": "before"}, {"Output": written}]}
+    state = {"Status": "running", "ExitCode": 0, "Health": health}
+    assert observation({"State": state}).health_output == written

@@ -131,6 +131,23 @@ def test_a_secret_is_no_pattern(secret: str) -> None:
     assert Redactor([secret]).text(f"{secret} aXXb 12") == f"{MARK} aXXb 12"
 
 
+@pytest.mark.parametrize("cut", range(1, 13))
+def test_what_was_cut_off_keeps_no_part_of_a_secret(cut: int) -> None:
+    begun = "pass«wörd»"[:10].encode()[:cut].decode(errors="replace")  # as an engine gives a character that is cut
+    redactor = Redactor(["pass«wörd»", "pass«wörd» and more"])
+    assert redactor.cut_short(f"it is {begun}...") == "it is ..."
+    assert redactor.cut_short(f"it is {begun}") in ("it is ...", "it is pas"[: 6 + cut])
+
+
+@pytest.mark.parametrize("text", ["", "...", "no route", "no route...", "it is pa", "paswörd..."])
+def test_what_ends_in_no_part_of_a_secret_is_left_alone(text: str) -> None:
+    assert Redactor(["pass«wörd»"]).cut_short(text) == text == Redactor().cut_short(text)
+
+
+def test_what_was_cut_off_behind_a_secret_has_none_either() -> None:
+    assert Redactor(["pass", "password"]).cut_short("pass, password, passw...") == f"{MARK}, {MARK}, ..."
+
+
 def test_bytes_that_are_no_text_survive() -> None:
     assert Redactor(["secret"]).text("\udcff secret") == f"\udcff {MARK}"
 

@@ -201,7 +201,7 @@ def observation(found: dict[str, Any]) -> Observation:
         oom_killed=bool(state.get("OOMKilled")),
         error=state.get("Error") or None,
         health=health.get("Status") or None,
-        health_output=(probes[-1].get("Output") or "").strip()[-1024:] or None,
+        health_output=probes[-1].get("Output") or None,
         pid=state.get("Pid") or None,
         ports=_ports((found.get("NetworkSettings") or {}).get("Ports") or {}),
     )
