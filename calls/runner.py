@@ -212,7 +212,10 @@ class Runner:
         need = self.admission.need(spec)
         future = CallFuture(new_id())
         inherited: Mapping[str, str] = getattr(driver, "inherited", EMPTY)
-        submitted, redactor = self._submitted(future.id, spec, inherited), spec.redactor(inherited)
+        redactor = spec.redactor(inherited)
+        if spec.idempotency_key and redactor.text(spec.idempotency_key) != spec.idempotency_key:
+            raise SpecError("idempotency_key", "has a secret's value in it, and is recorded as it is; choose another")
+        submitted = self._submitted(future.id, spec, inherited)
         order = Order(future, spec, submitted, driver, pass_on, started, auth, redactor)
         if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
             self.slots.follow(order, known)

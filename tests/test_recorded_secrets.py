@@ -102,3 +102,20 @@ def test_an_engines_record_of_a_health_check_is_handed_over_whole() -> None:
     health = {"Status": "unhealthy", "Log": [{"Output": "before"}, {"Output": written}]}
     state = {"Status": "running", "ExitCode": 0, "Health": health}
     assert observation({"State": state}).health_output == written
+
+
+# What is recorded as it is, or past the call's recorder.
+
+
+@pytest.mark.parametrize(("env", "key"), [({"API_TOKEN": "hunter22"}, "job-hunter22"), ({}, f"{SECRET}-1")])
+def test_an_idempotency_key_has_none(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], key: str
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    with calls.Runner(ledger) as runner:
+        with pytest.raises(calls.SpecError, match="--idempotency-key: has a secret's value in it"):
+            runner.submit(None, ["true"], driver="local", idempotency_key=key, env=env)
+        assert runner.run(None, ["true"], driver="local", idempotency_key="job-hunter22").state == "success"
+    assert leaks(ledger) == []
+    with Reader(ledger) as reader:
+        assert len(list(reader.calls())) == 1
