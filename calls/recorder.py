@@ -80,7 +80,7 @@ class Recorder:
         """As `apply`, without waiting, by `Ledger.post_submitted`. What comes of it goes to `begin`."""
         now, at = self._clock.monotonic(), self._clock.wall()
         self._lead, self._entered = at - now, now
-        return post(submitted.uid, at, self._dump(submitted))
+        return post(submitted.uid, at, self.dump(submitted))
 
     def begin(self, call_id: int) -> None:
         """The call is recorded."""
@@ -111,8 +111,17 @@ class Recorder:
         """Nothing more will be recorded."""
         self._ledger.forget(self.call_id)
 
+    def dump(self, fact: Fact | Ended) -> str:
+        """What the ledger gets of `fact`: no secret is in it. Called from any thread."""
+        if isinstance(fact, HealthChanged) and fact.output:  # cut when its secrets are gone, not through one
+            fact = fact.replace(output=self.redactor.cut_short(fact.output).strip()[-PROBE:] or None)
+        if not self.redactor.reach:
+            return fact.dump()
+        record = fact.record().items()
+        return dump({name: self.redactor.data(value) if name in _FREE_TEXT else value for name, value in record})
+
     def _write(self, kind: Kind, state: State, fact: Fact | Ended) -> None:
-        now, at, data = self._clock.monotonic(), self._clock.wall(), self._dump(fact)
+        now, at, data = self._clock.monotonic(), self._clock.wall(), self.dump(fact)
         if isinstance(fact, Submitted):
             self._lead = at - now
             self.call_id = self._ledger.submit(fact.uid, at, data)
@@ -131,11 +140,3 @@ class Recorder:
             why = f"the wall clock was set {'ahead' if step > 0 else 'back'} by {abs(step) / SECOND:.1f} s"
             gap = Gap(of="clock", since=min(at, at - step), until=max(at, at - step), why=why)
             self._ledger.append(self.call_id, gap.kind, self.state, at, elapsed, gap.dump())
-
-    def _dump(self, fact: Fact | Ended) -> str:
-        if isinstance(fact, HealthChanged) and fact.output:  # cut when its secrets are gone, not through one
-            fact = fact.replace(output=self.redactor.cut_short(fact.output).strip()[-PROBE:] or None)
-        if not self.redactor.reach:
-            return fact.dump()
-        record = fact.record().items()
-        return dump({name: self.redactor.data(value) if name in _FREE_TEXT else value for name, value in record})

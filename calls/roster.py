@@ -78,10 +78,11 @@ class Roster:
             if uid in self._unborn:
                 self._unborn[uid].append(fact)  # recorded as soon as the call itself is
                 return
-            call_id = self._ids.get(uid)
-        if call_id is None:
+            call_id = self._ids.get(uid, 0)
+            conductor = self._live.get(call_id)
+        if conductor is None:
             return
-        now, dumped = self._clock.wall(), fact.dump()
+        now, dumped = self._clock.wall(), conductor.recorder.dump(fact)
         self._note(call_id, fact, lambda: self.ledger.append(call_id, fact.kind, None, now, None, dumped))
         self.obey(call_id)
 
@@ -98,14 +99,17 @@ class Roster:
         for uid in self.expected:
             self.request(uid, fact)
         with self._lock:
-            ids = [*reversed(self._live)]
+            live = [*reversed(self._live.items())]
         now = self._clock.wall()
-        posted = [(id_, self.ledger.post(id_, fact.kind, None, now, fact.dump(), runner)) for id_ in ids]
+        posted = [
+            (id_, self.ledger.post(id_, fact.kind, None, now, conductor.recorder.dump(fact), runner))
+            for id_, conductor in live
+        ]
         for call_id, request in posted:
             self._note(call_id, fact, request.result)
         self.obey()
         with self._lock:
-            left = [self._live[id_] for id_ in ids if id_ in self._live]
+            left = [conductor for id_, conductor in live if id_ in self._live]
         for conductor in left:  # where the ledger cannot be written it is in the spool, where nobody looks for it
             conductor.ask(_asked(fact.kind, fact.dump()))
 

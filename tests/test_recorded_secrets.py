@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from conducting import Stage
+from ledgers import BY
 from recovering import Succession
 
 import calls
 from driver.docker.engine import observation
 from driver.protocol import HealthCheck, HealthStatus
-from driver.scripted import exits, happens, writes
+from driver.scripted import Schedule, Script, ScriptedContainer, ScriptedDriver, Step, exits, happens, writes
 from ledger.read import Reader
+from machine.facts import CancelRequested
 from machine.secrets import MARK
 from machine.states import Kind
 from machine.units import SECOND
@@ -119,3 +121,21 @@ def test_an_idempotency_key_has_none(
     assert leaks(ledger) == []
     with Reader(ledger) as reader:
         assert len(list(reader.calls())) == 1
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_a_comment_has_none(ledger: Path, *, of_all: bool) -> None:
+    def cancel(_: ScriptedContainer) -> None:
+        comment = f"it said {SECRET}"
+        if of_all:
+            runner.roster.request_all(CancelRequested(by=BY, comment=comment), runner.id)
+        else:
+            runner.cancel(*driver.containers, comment=comment)
+
+    clock = Schedule()
+    driver = ScriptedDriver(clock, Script([Step(SECOND, cancel)], **IMAGE))
+    with calls.Runner(ledger, drivers=[driver], clock=clock) as runner:
+        assert runner.run("image", driver="scripted").state == "cancelled"
+    with Reader(ledger) as reader:
+        (asked,) = [event for event in reader.events(1) if event["kind"] == "cancel-requested"]
+    assert (asked["data"]["comment"], leaks(ledger)) == (f"it said {MARK}", [])

@@ -12,7 +12,7 @@ from calls.cli.render import formats
 
 @click.command()
 @takes_calls
-@click.option("--comment", metavar="TEXT", help="Why; kept in the event log.")
+@click.option("--comment", metavar="TEXT", help="Why; kept in the event log as it is.")
 @formats
 @takes_ledger
 def command(ledger: Path, form: str, calls: tuple[str, ...], comment: str | None) -> int:
