@@ -22,7 +22,7 @@ CLOCK_STEP = SECOND
 """How far the two clocks may drift apart between two events before it is said that one was set."""
 
 _FREE_TEXT = frozenset(
-    ("name", "image", "message", "error", "output", "comment", "warnings", "why", "fallback", "evidence")
+    ("name", "image", "message", "error", "output", "comment", "warnings", "why", "fallback", "evidence", "network")
 )
 """The fields in which a secret could turn up; the others are of this program's own making."""
 

@@ -15,7 +15,7 @@ from driver.docker.engine import observation
 from driver.protocol import HealthCheck, HealthStatus
 from driver.scripted import Schedule, Script, ScriptedContainer, ScriptedDriver, Step, exits, happens, writes
 from ledger.read import Reader
-from machine.facts import CancelRequested
+from machine.facts import CancelRequested, Prepared
 from machine.secrets import MARK
 from machine.states import Kind
 from machine.units import SECOND
@@ -139,3 +139,11 @@ def test_a_comment_has_none(ledger: Path, *, of_all: bool) -> None:
     with Reader(ledger) as reader:
         (asked,) = [event for event in reader.events(1) if event["kind"] == "cancel-requested"]
     assert (asked["data"]["comment"], leaks(ledger)) == (f"it said {MARK}", [])
+
+
+def test_a_networks_name_has_none(ledger: Path) -> None:
+    with Stage(ledger) as stage:
+        recorder = stage.ready(env={"MY_TOKEN": SECRET}).recorder
+        assert recorder.dump(Prepared(container="c", network=SECRET)) == (
+            f'{{"container":"c","warnings":[],"network":"{MARK}"}}'
+        )
