@@ -9,6 +9,8 @@ from pathlib import Path
 
 from machine.errors import LedgerError, UsageError
 
+_KEY_BYTES = 32
+
 
 def ledger_path(given: str | Path | None = None) -> Path:
     """`given`, else CALLS_LEDGER, else $XDG_DATA_HOME/calls/ledger.db. It never depends on the current folder.
@@ -44,9 +46,15 @@ def _key() -> bytes:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_key(path)
-        return path.read_bytes()
+        key = path.read_bytes()
     except OSError as error:
         raise LedgerError(f"cannot keep the key of the secrets' fingerprints in {path}: {error.strerror}") from error
+    if len(key) != _KEY_BYTES:  # with an empty one, anybody could guess secrets by their fingerprints
+        raise LedgerError(
+            f"the key of the secrets' fingerprints in {path} has {len(key)} bytes instead of {_KEY_BYTES}: "
+            "restore it, or remove it for a new one, with which secrets get other fingerprints"
+        )
+    return key
 
 
 def _make_key(path: Path) -> None:
@@ -54,8 +62,9 @@ def _make_key(path: Path) -> None:
 
     # Linked into place when it is whole: of two processes that make one at once, the first wins and both use it.
     with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # mode 0600
-        file.write(os.urandom(32))
+        file.write(os.urandom(_KEY_BYTES))
         file.flush()
+        os.fsync(file.fileno())  # else a power cut could leave it empty under its name
         with contextlib.suppress(FileExistsError):
             os.link(file.name, path)
 

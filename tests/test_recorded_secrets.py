@@ -11,10 +11,12 @@ from ledgers import BY
 from recovering import Succession
 
 import calls
+from calls.settings import fingerprinter
 from driver.docker.engine import observation
 from driver.protocol import HealthCheck, HealthStatus
 from driver.scripted import Schedule, Script, ScriptedContainer, ScriptedDriver, Step, exits, happens, writes
 from ledger.read import Reader
+from machine.errors import LedgerError
 from machine.facts import CancelRequested, Prepared
 from machine.secrets import MARK
 from machine.states import Kind
@@ -147,3 +149,40 @@ def test_a_networks_name_has_none(ledger: Path) -> None:
         assert recorder.dump(Prepared(container="c", network=SECRET)) == (
             f'{{"container":"c","warnings":[],"network":"{MARK}"}}'
         )
+
+
+# The key of the fingerprints.
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_key_of_another_size_is_refused(ledger: Path, size: int) -> None:
+    key = Path(os.environ["XDG_CONFIG_HOME"]) / "calls" / "fingerprint.key"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(b"k" * size)
+    with calls.Runner(ledger) as runner:
+        with pytest.raises(LedgerError) as refused:
+            runner.submit(None, ["true"], driver="local", env={"PIN_TOKEN": "1234"})
+        assert runner.run(None, ["true"], driver="local").state == "success"  # it needs no key
+    assert f"in {key} has {size} bytes instead of 32" in str(refused.value)
+    assert key.read_bytes() == b"k" * size
+    with Reader(ledger) as reader:
+        assert len(list(reader.calls())) == 1
+
+
+def test_a_new_key_is_on_disk_before_it_has_its_name(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, bytes]] = []
+    fsync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(("fsync", os.pread(descriptor, 64, 0)))
+
+    def linked(source: str, target: Path) -> None:
+        done.append(("link", Path(source).read_bytes()))
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    fingerprinter("a-ledger")("1234")
+    key = (Path(os.environ["XDG_CONFIG_HOME"]) / "calls" / "fingerprint.key").read_bytes()
+    assert (done, len(key)) == ([("fsync", key), ("link", key)], 32)
