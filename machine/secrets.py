@@ -9,6 +9,7 @@ from typing import Any
 SECRET_NAMES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIAL")
 SHORTEST = 4
 """Values shorter than this many bytes are not searched for in output: `1` would redact every 1."""
+_SWITCHES = frozenset((b"true", b"false"))  # as in TOKENIZERS_PARALLELISM: nor would they be a secret
 MARK = "‹redacted›"
 
 
@@ -29,7 +30,7 @@ class Redactor:
     """Replaces secret values by a mark, in text, nested data and byte streams."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        """`values` are the secrets themselves; those under SHORTEST bytes are passed over."""
+        """`values` are the secrets themselves; those under SHORTEST bytes, and `true` and `false`, are passed over."""
         self._secrets: list[bytes] = []
         self._pattern: re.Pattern[bytes] | None = None
         self.reach = 0
@@ -38,7 +39,7 @@ class Redactor:
     def learn(self, values: Iterable[str]) -> None:
         """Know these as well. Before the first output: a stream that was begun may have passed on a part of one."""
         found = {value.encode(errors="surrogateescape") for value in values}  # our own environment may be no UTF-8
-        found = {value for value in found if len(value) >= SHORTEST}
+        found = {value for value in found if len(value) >= SHORTEST and value.lower() not in _SWITCHES}
         found |= {value.replace(b"\n", b"\r\n") for value in found}  # as a terminal writes it
         if found := found.difference(self._secrets):
             # Longest first: one secret may contain another.

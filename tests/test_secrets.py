@@ -70,7 +70,7 @@ def test_without_secrets_nothing_is_held_back(output: bytes, cuts: list[int]) ->
 
 @given(st.text(min_size=SHORTEST), st.binary(max_size=30), st.binary(max_size=30))
 def test_any_secret_read_byte_by_byte_is_found(secret: str, before: bytes, after: bytes) -> None:
-    assume(secret not in MARK)
+    assume(secret not in MARK and secret.lower() not in ("true", "false"))
     assume(secret.encode() not in before + BYTES + after)
     output = before + secret.encode() + after
     assume(output.find(secret.encode()) == len(before))
@@ -117,9 +117,9 @@ def test_a_secret_is_replaced_everywhere_in_nested_data() -> None:
     }
 
 
-@pytest.mark.parametrize("value", ["", "1", "abc", "é"])
-def test_values_too_short_to_be_told_from_chance_are_passed_over(value: str) -> None:
-    assert Redactor([value]).text("1 abc é") == "1 abc é"
+@pytest.mark.parametrize("value", ["", "1", "abc", "é", "true", "False"])
+def test_values_that_cannot_be_told_from_chance_are_passed_over(value: str) -> None:
+    assert Redactor([value]).text("1 abc é true False") == "1 abc é true False"
 
 
 def test_what_counts_is_the_length_in_bytes() -> None:
