@@ -26,7 +26,7 @@ class Need(NamedTuple):
 class Ticket:
     """One who asked. `lacking`: what there was not enough of; nothing, for who was let in at once. `waited` in ns."""
 
-    __slots__ = ("asked", "go", "holds", "lacking", "need", "waited")
+    __slots__ = ("asked", "go", "holds", "lacking", "left", "need", "waited")
 
     def __init__(self, need: Need, asked: int, go: Callable[[Ticket], None]) -> None:
         """Made by `Admission.ask`."""
@@ -35,7 +35,7 @@ class Ticket:
         self.go = go
         self.lacking: tuple[str, ...] = ()
         self.waited = 0
-        self.holds = False
+        self.holds = self.left = False
 
 
 class Admission:
@@ -93,8 +93,11 @@ class Admission:
         return True
 
     def leave(self, ticket: Ticket) -> None:
-        """It is over: what was taken is free again."""
+        """It is over: what was taken is free again. Idempotent."""
         with self._changed:
+            if ticket.left:
+                return
+            ticket.left = True
             self._waiting.pop(id(ticket), None)
             self._open -= 1
             if ticket.holds:

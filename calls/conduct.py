@@ -249,7 +249,8 @@ class Conductor:
             evidence.error = str(error)
             raise EndedEarly(decide(evidence)) from error
         except DriverError as error:
-            raise EndedEarly(never_ran(State.ERROR, error.reason, str(error))) from error
+            verdict = self._unprepared() or never_ran(State.ERROR, error.reason, str(error))
+            raise EndedEarly(verdict) from error
         from calls.watch import Watch
 
         evidence.started_at = beginning.engine_at
@@ -317,6 +318,7 @@ class Conductor:
                     container.remove()
             except DriverError as failed:
                 error = str(failed)
+                self._tell(f"warning: the call's container is left behind, for calls recover to remove: {error}", True)
         removed = container is not None and not (self.spec.keep or self.spec.hot) and error is None
         self.recorder.apply(facts.Cleaned(removed=removed, error=error))
         self.recorder.close()

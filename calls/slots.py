@@ -12,7 +12,8 @@ from calls.conduct import Conductor
 from calls.outcome import Call, outcome
 from calls.recorder import Recorder
 from machine import facts
-from machine.errors import RefusedError
+from machine.errors import DriverError, RefusedError
+from machine.states import Reason
 from machine.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -41,8 +42,16 @@ class Slots:
         self._followers = ThreadPoolExecutor(_FOLLOWERS, thread_name_prefix="follower")
 
     def begin(self, order: Order, ticket: Ticket, waiting: Waiting | None = None) -> None:
-        """Carry a call out; `waiting`: it had to wait."""
-        self._threads.submit(self._carry_out, order, ticket, waiting)
+        """Carry a call out; `waiting`: it had to wait. DriverError when no thread is to be had for it."""
+        try:
+            self._threads.submit(self._carry_out, order, ticket, waiting)
+        except RuntimeError as error:
+            if waiting is not None:
+                return  # it is in the queue, and the thread of the call that has made room takes it
+            order.future.cancel()  # it is in the queue all the same, for the next thread that there is
+            self._runner.roster.forget(order.future.id)
+            self._runner.admission.leave(ticket)
+            raise DriverError(Reason.RESOURCES, f"no thread for the call: {error}") from error
 
     def undertake(self, future: CallFuture, conduct: Callable[[], Verdict]) -> None:
         """Do `conduct` in a slot; its verdict is the future's result."""

@@ -15,6 +15,7 @@ from driver import protocol
 from driver.protocol import Container, Observation, Sampling
 from machine import facts
 from machine.errors import DriverError
+from machine.samples import Sample
 from machine.signals import signal_number
 from machine.states import State
 from machine.units import SECOND
@@ -69,7 +70,8 @@ class Watch:
             protocol.Unreadable: self._unreadable,
             SampleGap: self._sample_gap,
         }
-        self._ended = False
+        self._ended = self._measured = False
+        self._totals: Sample | None = None
         self._gap = self._blind = False
         self._awaiting_health = False
 
@@ -110,6 +112,8 @@ class Watch:
                 self._alarms.ring(self._clock.monotonic())
             else:
                 self.take(item)
+        if not self._measured:  # now: a reader of the output may take its time
+            self._measured, self._totals = True, self._samples.end()
         return True
 
     def verdict(self) -> Verdict:
@@ -118,7 +122,6 @@ class Watch:
         self._hear_out()
         self._inspect_the_end()
         self._settle()
-        totals = self._samples.end()
         self._wait(0)
         self._samples.note_lost()
         evidence.awaiting_health = self._recorder.state is State.HEALTH_WAIT
@@ -128,7 +131,7 @@ class Watch:
         state, ended = decide(evidence)
         if state is State.SUCCESS and self._recorder.state is State.PAUSED:
             self._recorder.apply(facts.Resumed())  # nothing ends well while frozen: the thaw was not seen
-        cpu = totals.cpu_total_ns if totals else None
+        cpu = self._totals.cpu_total_ns if self._totals else None
         return Verdict(state, ended.replace(cpu_ns=cpu, mem_peak_bytes=self._samples.peak or None))
 
     @property

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,32 @@ def test_detached(tmp_path: Path) -> None:
     assert calls("wait", uid) == (0, b"4\n", b"")
     until(settled, "the end of the call")
     assert calls("logs", uid) == (0, b"up\ndone\n", b"")
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_whoever_ignores_that_children_end_gets_the_exit_status_all_the_same(status: int) -> None:
+    ignoring = partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN)
+    with under(*LOCAL, "--", "sh", "-c", f"exit {status}", preexec_fn=ignoring) as call:
+        assert warned(call.end()) == (status, b"", b"")
+    assert verdict() == ("error" if status else "success", "exit", status)
+
+
+def test_output_that_was_lost_is_no_success() -> None:
+    with Path("/dev/full").open("wb") as full, under(*LOCAL, "--", "echo", "hi", stdout=full) as call:
+        said = warned(call.end())
+    assert said.err.startswith(b"calls: the output cannot be passed on: No space left on device\n")
+    assert said.status == (125 if verdict()[0] == "success" else 130)  # it may have ended before we could cancel it
+
+
+def test_detached_it_lets_go_of_what_it_was_given(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with under(*LOCAL, "-d", "-w", str(tmp_path), "--", "sh", "-c", STAY, pass_fds=(writer,)) as call:
+        os.close(writer)
+        assert call.end().status == 0
+        assert os.read(reader, 1) == b"", "nobody has the other end any more"
+    os.close(reader)
+    (tmp_path / "open").touch()
+    until(settled, "its end")
 
 
 SOON = """

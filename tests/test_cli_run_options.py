@@ -165,6 +165,10 @@ def test_a_stop_signal_and_the_grace_after_it() -> None:
     assert running.told(said) == "cancelled/user, exit code 9"
 
 
+def test_h_is_dockers() -> None:
+    assert run("-h", "mine", IMAGE, "hostname") == (0, b"mine\n", b"")
+
+
 @pytest.mark.parametrize(("given", "recorded"), [("35", "35"), ("SIGRTMIN", "34")])
 def test_a_real_time_signal_that_asks_for_the_end(given: str, recorded: str) -> None:
     stop = ["--stop-signal", given, "--timeout", "300ms", "--stop-timeout", "100ms"]

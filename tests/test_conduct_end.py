@@ -156,6 +156,15 @@ def test_a_first_sample_that_did_not_come_is_a_gap(ledger: Path, monkeypatch: py
         assert (gap["of"], gap["until"] - gap["since"]) == ("samples", pytest.approx(9 * SECOND, abs=SECOND // 10))
 
 
+def test_the_last_sample_is_of_the_end_however_long_the_output_takes(ledger: Path) -> None:
+    script: dict[str, Any] = {"samples": [Sample(pids=1)] * 2, "totals": Sample(cpu_total_ns=7)}
+    ends = Step(4 * SECOND, lambda one: one.watcher.fact(OutputEnded(0)))
+    with Stage(ledger, exits(0, after=1), ends, output_ends=False, **script) as stage:
+        stage.conduct()
+        (last,) = stage.rows("SELECT max(at) FROM sample")[0]
+        assert (last - stage.begun, stage.events(Kind.GAP)) == (SECOND, [])
+
+
 # Cleaning up.
 
 
@@ -165,6 +174,8 @@ def test_a_container_that_cannot_be_removed_is_cleaned_with_the_error(ledger: Pa
         assert stage.conduct().state is State.SUCCESS
         cleaned = stage.events()[-1]
         assert (cleaned["kind"], cleaned["removed"], cleaned["error"]) == (Kind.CLEANED, False, "device is busy")
+        (warning,) = stage.told
+        assert warning.startswith("warning: the call's container is left behind")
 
 
 def test_a_container_that_is_to_be_kept_is_not_removed(ledger: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import LIMIT
 
-from driver.docker.engine import connect, health_check, nanoseconds, observation
+from driver.docker.engine import connect, health_check, nanoseconds, observation, stop_signal
 from driver.docker.errors import pull_reason, speaking
 from driver.docker.stats import documents, reading
 from driver.docker.streams import Attachment, Chunks
@@ -297,3 +297,18 @@ def test_who_takes_nothing_of_what_is_sent_is_not_waited_for_longer_than_was_sai
         with pytest.raises(TimeoutError, match=r"it has taken nothing for 0\.1 s"):
             attachment.send(b"x" * 10**7, patience=0.1)
         attachment.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "signal"),
+    [
+        ("SIGRTMIN+3", "37"),
+        ("RTMIN+3", "37"),
+        ("RTMAX-1", "63"),
+        ("SIGINT", "INT"),
+        ("9", "KILL"),
+        ("nonsense", "TERM"),
+    ],
+)
+def test_the_stop_signal_by_any_of_its_names(said: str, signal: str) -> None:
+    assert stop_signal({"Config": {"StopSignal": said}}) == signal

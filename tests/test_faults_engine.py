@@ -211,6 +211,17 @@ def test_row_16_a_create_without_an_answer_is_not_asked_for_again_when_its_time_
     assert stage.engine.asked("POST", "/create") == 1
 
 
+@pytest.mark.parametrize("act", [drop, hang])
+def test_row_16_without_an_attachment_nothing_is_started(
+    stage: World, monkeypatch: pytest.MonkeyPatch, act: Act
+) -> None:
+    monkeypatch.setattr(engine, "_PROMPT", 1)
+    stage.engine.lie("POST", "/attach", act, times=None)
+    told = stage.run("true")
+    assert (told.verdict[:2], told.never_ran) == (("error", "start-refused"), True)
+    assert stage.engine.asked("POST", "/start") == 0
+
+
 def test_row_16_a_create_that_fails_again_and_again_is_refused(stage: World) -> None:
     stage.engine.lie("POST", "/containers/create", says(500, b'{"message": "no space left"}'), times=None)
     told = stage.run("true")

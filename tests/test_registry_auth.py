@@ -223,6 +223,28 @@ def test_so_is_whatever_else_docker_py_takes_for_an_object(config: Config, text:
     assert words.format(path=path) in str(refused.value)
 
 
+@pytest.mark.parametrize("way", ["DOCKER_CONTEXT", "currentContext"])
+def test_a_context_that_is_not_there_is_not_replaced_by_another(
+    config: Config, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    config({way: "gone"})
+    if way == "DOCKER_CONTEXT":
+        monkeypatch.setenv(way, "gone")
+    with pytest.raises(DriverError, match="there is no docker context named gone") as refused:
+        connect()
+    assert refused.value.reason is Reason.ENGINE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("host", ["npipe://", "npipe:////./pipe/docker_engine"])
+def test_a_named_pipe_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    with pytest.raises(DriverError, match="Windows") as refused:
+        connect()
+    assert refused.value.reason is Reason.ENGINE_UNAVAILABLE
+
+
 def test_a_file_that_cannot_be_read(config: Config) -> None:
     path = config({})
     path.write_bytes(b"\xff\xfe")

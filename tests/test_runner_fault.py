@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import calls
 from calls.conduct import Conductor
 from ledger.read import Reader
+from machine.errors import DriverError
 
 
 class Mishap(Exception):  # noqa: N818
@@ -27,3 +29,21 @@ def test_an_error_nobody_thought_of_ends_the_call_as_our_fault(ledger: Path, mon
     with Reader(ledger) as reader:
         shown = reader.show(future.id)
     assert (shown["state"], shown["reason"], shown["message"]) == ("error", "runner-fault", "Mishap: no idea")
+
+
+def test_without_a_thread_for_it_a_call_is_refused_and_never_carried_out(
+    ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    words = ["sh", "-c", f"echo ran >> {tmp_path}/ran"]
+    with calls.Runner(ledger) as runner:
+        with monkeypatch.context() as poor:
+            poor.setattr(ThreadPoolExecutor, "_adjust_thread_count", none_left)
+            with pytest.raises(DriverError, match="no thread for the call"):
+                runner.submit(None, words, driver="local")
+        assert runner.run(None, words, driver="local").state == "success"
+    assert (tmp_path / "ran").read_text() == "ran\n"
+    with Reader(ledger) as reader:
+        assert len(list(reader.calls())) == 1

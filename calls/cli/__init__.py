@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """The entry point. Imports nothing that costs time: see `launch` for why."""
     gc.disable()  # a short life: collecting costs a tenth of the start-up and frees nothing
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever began us may ignore it: then no child's end is known
     _stand_in()
     from calls.cli import launch
 

@@ -23,6 +23,8 @@ from machine.facts import SignalRequested
 from machine.signals import signal_name
 from machine.spec import Spec
 
+_UNREAD = "nobody reads the output any more"
+
 
 def main(orders: int, answers: int) -> int:
     """Read one order, `{ledger, spec, detach, json, terminal}`, from a descriptor; -> the exit status.
@@ -37,6 +39,7 @@ def main(orders: int, answers: int) -> int:
     spec = Spec.recorded(order["spec"])
     if order["detach"]:
         os.setsid()
+        _let_go(answers)
     elif not order["terminal"]:  # only the foreground group may read it
         os.setpgid(0, 0)
         # Under `stty tostop` our output would stop us. Not ignored: a local process would inherit that.
@@ -46,6 +49,10 @@ def main(orders: int, answers: int) -> int:
         return _conduct(order["ledger"], spec, asked_by, as_json=order["json"], terminal=order["terminal"])
     except CallsError as error:
         return _complain(str(error))
+    except RuntimeError as error:
+        if "thread" not in str(error):
+            raise
+        return _complain(str(error))  # there are too many of them
 
 
 def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bool, terminal: bool) -> int:
@@ -87,7 +94,8 @@ def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bo
         _describe(runner, call)
     elif call.never_ran or call.reason != "exit":
         _complain(spec.redactor().text(f"{describe(call)}; calls show {call.id[-12:]}"))
-    return INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
+    status = INTERRUPTED if interrupts.count and call.state in ("cancelled", "killed") else exit_status(call)
+    return FAILED if output is not None and output.failed and status == 0 else status
 
 
 def _nothing() -> None:
@@ -137,6 +145,14 @@ def _go_dark() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
+
+
+def _let_go(answers: int) -> None:
+    """Close what whoever began us left open: a lock or a pipe of theirs must not last as long as the call."""
+    for name in os.listdir("/proc/self/fd"):
+        if (descriptor := int(name)) > 2 and descriptor != answers:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 class _Interrupts:
@@ -210,9 +226,14 @@ class _PassOn:
         except OSError as error:
             self._lose(stream, error)
 
+    @property
+    def failed(self) -> bool:
+        """Whether output was lost that somebody may still want: not if nobody reads it."""
+        return any(why != _UNREAD for why in self._lost.values())
+
     def _lose(self, stream: int, error: OSError) -> None:
         # The other stream goes on: what the call has to say of its end may still be read there.
-        why = self._lost[stream] = "nobody reads the output any more"
+        why = self._lost[stream] = _UNREAD
         if error.errno != errno.EPIPE:
             why = self._lost[stream] = f"the output cannot be passed on: {error.strerror}"
             _complain(why)

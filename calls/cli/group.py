@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except OSError as error:
         _complain(f"cannot go on: {error.strerror or error}")
-        return 1
+        return no
     return result if isinstance(result, int) else 0
 
 

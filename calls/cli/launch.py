@@ -101,7 +101,11 @@ child: Child | None = None
 def ahead() -> None:
     """Fork now: the command line looks like a `run`."""
     global child  # noqa: PLW0603 - one process, one child
-    child = Child()
+    try:
+        child = Child()
+    except OSError as error:
+        sys.stderr.write(f"calls: cannot go on: {error.strerror}\n")
+        os._exit(_FAILED)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before there is a call: an end without a traceback
 

@@ -46,7 +46,7 @@ _OPTIONS = (
     click.option("--mac-address", metavar="ADDRESS", help="Its MAC address in the network."),
     _many("--publish", "-p", metavar="[[IP:]PORT:]PORT", text="Publish a port; `calls show` tells where."),
     click.option("--publish-all", "-P", is_flag=True, default=None, help="Publish the ports that the image exposes."),
-    click.option("--hostname", metavar="NAME", help="The container's own name."),
+    click.option("--hostname", "-h", metavar="NAME", help="The container's own name."),
     _many("--add-host", metavar="NAME:ADDRESS", text="A line in /etc/hosts."),
     _many("--dns", metavar="ADDRESS", text="A name server."),
     _many("--dns-search", metavar="DOMAIN", text="A domain in which names are looked up."),
@@ -111,7 +111,7 @@ _OPTIONS = (
 
 
 @click.command(
-    context_settings={"allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False, "help_option_names": ["--help"]},  # -h is docker's --hostname
     short_help="Run a container call, record it, pass its exit status through.",
 )
 @_options

@@ -36,7 +36,9 @@ def create(
                 answer = client.create_container_from_config(request, name, platform)
                 return answer["Id"], tuple(answer.get("Warnings") or ())
         except DriverError as error:
-            taken, unknown = status(error) == 409, isinstance(error, UnknownOutcomeError)
+            # Of two networks of one name, made at once, the later one is just being removed.
+            taken = status(error) == 409 or "is ambiguous" in str(error)
+            unknown = isinstance(error, UnknownOutcomeError)
             if not (taken or unknown) and (status(error) or 0) < 500:
                 raise
             if (found := _adopted(client, name, labels)) is not None:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import docker
 import docker.errors
+from docker.context import ContextAPI
+from docker.context.config import get_current_context_name
 from docker.utils import version_lt
 from requests.utils import get_environ_proxies
 
@@ -29,7 +31,7 @@ _PROMPT = 10  # the same for what an engine answers at once, or not at all: a co
 _NEVER = "0001-"
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 _ENDED = ("exited", "dead", "removing")
-_REAL_TIME = re.compile(r"SIG(RTMIN|RTMAX)([+-]\d+)?")  # as the images of systemd have it
+_REAL_TIME = re.compile(r"(?:SIG)?(RTMIN|RTMAX)([+-]\d+)?")  # as the images of systemd have it
 _REAL_TIME_BASE = {"RTMIN": 34, "RTMAX": 64}  # the engine's numbers
 _HEALTH_DEFAULTS = (("Interval", 30), ("Timeout", 30), ("Retries", 3), ("StartPeriod", 0))
 
@@ -73,11 +75,24 @@ def connect(measure: Measure = lambda *_: None) -> docker.APIClient:
 
 def _configured() -> docker.APIClient:
     try:
+        _check_context()
         client = docker.from_env(version=_OLDEST_API, max_pool_size=_POOL, timeout=_TIMEOUT).api
         dict(client._general_configs.get("HttpHeaders", {}))  # noqa: SLF001 - sent along with each request
+        if client.base_url.startswith("npipe:"):
+            raise docker.errors.DockerException("named pipes are for Windows")
     except (AttributeError, TypeError) as error:  # it does not look what the file has where it wants an object
         raise docker.errors.InvalidConfigFile(f"Docker's configuration file cannot be used: {error}") from error
     return client
+
+
+def _check_context() -> None:
+    """A context that is not there is an error: docker-py would take the default socket in its place."""
+    if os.environ.get("DOCKER_HOST"):
+        return
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    if ContextAPI.get_context(name) is None:
+        message = f"there is no docker context named {name} (docker context ls names them)"
+        raise DriverError(Reason.ENGINE_UNAVAILABLE, message)
 
 
 def _spoken(version: str) -> str:
@@ -121,6 +136,14 @@ def look(client: docker.APIClient, container: str) -> dict[str, Any] | None:
         if status(error) == 404:
             return None
         raise
+
+
+def attach(client: docker.APIClient, container: str, params: dict[str, Any]) -> Any:
+    """A connection to its output, and with `stdin` to its input: the socket, or what stands for it."""
+    url, upgrade = client._url("/containers/{0}/attach", container), {"Connection": "Upgrade", "Upgrade": "tcp"}  # noqa: SLF001
+    params = client._attach_params(params)  # noqa: SLF001
+    answer = client._post(url, params=params, stream=True, headers=upgrade, timeout=_PROMPT)  # noqa: SLF001
+    return client._get_raw_response_socket(answer)  # noqa: SLF001
 
 
 def inspect(client: docker.APIClient, container: str) -> Observation:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import docker
 
-from driver.docker.engine import look, remove
+from driver.docker.engine import attach, look, remove
 from driver.docker.errors import speaking
 from driver.docker.hot_container import Connected, HotContainer, Image, key
 from driver.docker.shell import Shell
@@ -165,7 +165,7 @@ class HotSet:
         shell = Shell()
         params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         with speaking(Reason.CREATE_REFUSED):
-            raw = self._driver.client.attach_socket(container, params=params)
+            raw = attach(self._driver.client, container, params)
         connected = Connected(shell, Attachment(raw, shell.take, shell.end))
         self._driver.pump.add(connected.attachment)
         return connected

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from driver.docker.engine import inspect, is_podman, log
+from driver.docker.engine import attach, inspect, is_podman, log
 from driver.docker.errors import speaking, status
 from driver.docker.streams import Attachment, Chunks, early, taker
 from driver.protocol import OutputEnded, OutputResumed, Unwatched, Watcher
 from driver.scarcity import frugal
-from machine.errors import DriverError
+from machine.errors import DriverError, UnknownOutcomeError
 from machine.states import Reason
 
 if TYPE_CHECKING:
@@ -51,11 +51,14 @@ class Output:
 
     def attach(self, *, interactive: bool = False) -> None:
         """Pass on what it writes from now on, and our standard input to it."""
-        with speaking(Reason.START_REFUSED):
-            params: dict[str, Any] = {"stdin": int(interactive), "stdout": 1, "stderr": 1, "stream": 1}
-            if self._tty and interactive:
-                params["detachKeys"] = _NEVER_TYPED
-            raw = self._client.attach_socket(self._container, params=params)
+        params: dict[str, Any] = {"stdin": int(interactive), "stdout": 1, "stderr": 1, "stream": 1}
+        if self._tty and interactive:
+            params["detachKeys"] = _NEVER_TYPED
+        try:
+            with speaking(Reason.START_REFUSED):
+                raw = attach(self._client, self._container, params)
+        except UnknownOutcomeError as error:  # of this request: that nothing was started is known
+            raise DriverError(Reason.START_REFUSED, str(error)) from error
         attachment = Attachment(raw, self._pass_on, self._ended, tty=self._tty)
         self._read(attachment, raw)
         if interactive:
