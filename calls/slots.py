@@ -24,12 +24,16 @@ _FOLLOWERS = 256
 
 
 class CallFuture(Future[Call]):
-    """A call under way. `id` is known at once; the result is a `Call`, whatever became of it."""
+    """A call under way. `id` is known at once; the result is a `Call`, whatever became of it.
+
+    `followed`: it was asked for before, by the same idempotency key, and is only waited for.
+    """
 
     def __init__(self, uid: str) -> None:
         """Made by `Runner.submit`."""
         super().__init__()
         self.id = uid
+        self.followed = False
 
 
 class Slots:
@@ -68,7 +72,7 @@ class Slots:
 
         In no slot: the call may be waiting for that very one.
         """
-        order.future.id = known
+        order.future.id, order.future.followed = known, True
         self._followers.submit(self._fulfil, order.future, lambda: self._follow(order.future, order.started))
 
     def _follow(self, future: CallFuture, started: Callable[[], None]) -> Verdict:

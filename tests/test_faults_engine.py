@@ -222,6 +222,13 @@ def test_row_16_without_an_attachment_nothing_is_started(
     assert stage.engine.asked("POST", "/start") == 0
 
 
+def test_row_16_a_network_that_is_there_twice_for_a_moment_is_no_refusal(stage: World) -> None:
+    """Two calls that lack the same one may both make it; the later of the two is removed again."""
+    message = b'{"message": "2 matches found based on name: network mine is ambiguous"}'
+    stage.engine.lie("POST", "/containers/create", says(400, message))
+    assert stage.run("true").verdict[0] == "success"
+
+
 def test_row_16_a_create_that_fails_again_and_again_is_refused(stage: World) -> None:
     stage.engine.lie("POST", "/containers/create", says(500, b'{"message": "no space left"}'), times=None)
     told = stage.run("true")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+from running import hear, kinds, shown, under
 
 import calls
 from ledger.read import Reader
 
+WAITS = "echo up; until [ -e open ]; do sleep 0.05; done; exit 4"
 SLOW = ["sh", "-c", "echo once; sleep 0.3; exit 4"]
 
 
@@ -55,3 +58,20 @@ def test_the_second_command_says_so_and_ends_as_the_first(ledger: Path, command:
     assert (second.returncode, second.stdout) == (4, "")
     assert "is this call already" in second.stderr
     assert count(ledger) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_waiting_and_not_the_call(tmp_path: Path, number: signal.Signals) -> None:
+    words = ("run", "--driver", "local", "--idempotency-key", "k", "-w", str(tmp_path), "--", "sh", "-c", WAITS)
+    with under(*words) as first:
+        first.hear(b"up\n")
+        with under(*words) as second:
+            assert second.process.stderr is not None
+            hear(second.process.stderr.fileno(), b"waiting for its end\n")
+            second.send(number)
+            said = second.end()
+        (tmp_path / "open").touch()
+        assert first.end().status == 4
+    assert (said.status, said.out) == (130, b"")
+    assert said.err == f"calls: no longer waiting for {shown()['id']}, which goes on\n".encode()
+    assert "cancel-requested" not in kinds()

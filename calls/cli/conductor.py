@@ -158,7 +158,7 @@ def _let_go(answers: int) -> None:
 class _Interrupts:
     """Ctrl-C cancels, again kills; SIGTERM and SIGHUP cancel; QUIT, USR1 and USR2 are passed on, as docker does.
 
-    The call's true end is waited for.
+    The call's true end is waited for. That of somebody else's call is not ours to cause: it is not waited for longer.
     """
 
     def __init__(self, runner: Runner, future: CallFuture) -> None:
@@ -173,13 +173,20 @@ class _Interrupts:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *MESSAGES))
 
     def _interrupt(self, *_: object) -> None:
+        self._leave_alone()
         self.count += 1
         if self.count == 1:
             self._act(lambda: self._runner.cancel(self._future.id, via="interrupt"))
         else:
             self._act(lambda: self._runner.kill(self._future.id, via="interrupt"))
 
+    def _leave_alone(self) -> None:
+        if self._future.followed and not self._future.done():
+            _complain(f"no longer waiting for {self._future.id}, which goes on")
+            os._exit(INTERRUPTED)
+
     def _terminate(self, *_: object) -> None:
+        self._leave_alone()
         self._act(lambda: self._runner.cancel(self._future.id, via="terminate"))
 
     def _pass_on(self, number: int, _: object) -> None:
