@@ -271,6 +271,19 @@ def test_detached_it_lets_go_of_what_it_was_given(tmp_path: Path) -> None:
     until(settled, "its end")
 
 
+def test_the_third_interrupt_ends_a_command_whose_output_nobody_reads() -> None:
+    with under(*LOCAL, "--", "yes") as call:
+        call.hear(b"y\n")
+        until(lambda: "started" in kinds(), "the start to be recorded")
+        for kind in ("cancel-requested", "kill-requested", None):
+            call.send(signal.SIGINT)
+            if kind is not None:
+                until(lambda kind=kind: kind in kinds(), kind)  # type: ignore[misc]
+        assert call.process.wait(LIMIT) == 125
+    until(settled, "its recovery")
+    assert verdict()[0] in ("killed", "error")
+
+
 SOON = """
 import json, os, threading, time
 from calls.cli import conductor

@@ -158,7 +158,8 @@ def _let_go(answers: int) -> None:
 class _Interrupts:
     """Ctrl-C cancels, again kills; SIGTERM and SIGHUP cancel; QUIT, USR1 and USR2 are passed on, as docker does.
 
-    The call's true end is waited for. That of somebody else's call is not ours to cause: it is not waited for longer.
+    The call's true end is waited for, until a third Ctrl-C: then it is for another process to find out. That of
+    somebody else's call is not ours to cause: it is not waited for longer.
     """
 
     def __init__(self, runner: Runner, future: CallFuture) -> None:
@@ -177,8 +178,10 @@ class _Interrupts:
         self.count += 1
         if self.count == 1:
             self._act(lambda: self._runner.cancel(self._future.id, via="interrupt"))
-        else:
+        elif self.count == 2:
             self._act(lambda: self._runner.kill(self._future.id, via="interrupt"))
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)  # an engine that is silent, or output that nobody reads, holds us up
 
     def _leave_alone(self) -> None:
         if self._future.followed and not self._future.done():
