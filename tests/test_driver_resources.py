@@ -41,6 +41,8 @@ class Ear:
             self.ended.put(fact)
     def output(self, *_):
         pass
+    def given_up(self):
+        return False
 
 def spec(*command):
     image = {"image": "busybox", "network": "none"} if name == "docker" else {}
