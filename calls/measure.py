@@ -63,7 +63,9 @@ class Samples:
         before, self.peak = self.peak, max(self.peak, sample.mem_peak_bytes or 0, sample.mem_usage_bytes or 0)
         # Of a short call nothing else is known: an engine may not hear that memory ran out if all of it ends then.
         # But what is cached alone never is the reason: the kernel takes that back before it kills.
-        reached = before < (self._limit or 0) <= self.peak and self._is_near(self.peak - (sample.mem_cache_bytes or 0))
+        used = sample.mem_usage_bytes
+        used = self.peak - (sample.mem_cache_bytes or 0) if used is None else used
+        reached = before < (self._limit or 0) <= self.peak and self._is_near(used)
         if reached or self._is_near(sample.mem_rss_bytes or 0):
             self._near_at = at
 

@@ -113,12 +113,13 @@ class Recorder:
 
     def dump(self, fact: Fact | Ended) -> str:
         """What the ledger gets of `fact`: no secret is in it. Called from any thread."""
+        free = _FREE_TEXT
         if isinstance(fact, HealthChanged) and fact.output:  # cut when its secrets are gone, not through one
-            fact = fact.replace(output=self.redactor.cut_short(fact.output).strip()[-PROBE:] or None)
+            fact, free = fact.replace(output=self.redactor.cut_short(fact.output).strip()[-PROBE:] or None), frozenset()
         if not self.redactor.reach:
             return fact.dump()
         record = fact.record().items()
-        return dump({name: self.redactor.data(value) if name in _FREE_TEXT else value for name, value in record})
+        return dump({name: self.redactor.data(value) if name in free else value for name, value in record})
 
     def _write(self, kind: Kind, state: State, fact: Fact | Ended) -> None:
         now, at, data = self._clock.monotonic(), self._clock.wall(), self.dump(fact)

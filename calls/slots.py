@@ -52,7 +52,9 @@ class Slots:
         except RuntimeError as error:
             if waiting is not None:
                 return  # it is in the queue, and the thread of the call that has made room takes it
-            order.future.cancel()  # it is in the queue all the same, for the next thread that there is
+            # It is in the queue all the same, for the next thread that there is; which may have taken it.
+            if not order.future.cancel():
+                return
             self._runner.roster.forget(order.future.id)
             self._runner.admission.leave(ticket)
             raise DriverError(Reason.RESOURCES, f"no thread for the call: {error}") from error

@@ -293,8 +293,10 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= patience:
+            if "locked" not in str(error):
                 raise
+        if time.monotonic() >= patience:
+            return  # as it is, then: somebody is reading it
         time.sleep(0.01)
 
 

@@ -16,6 +16,7 @@ from machine.secrets import Redactor, is_secret
 from machine.units import SECOND
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
+_WORDS = ("driver", "pull", "stop_signal")
 OURS = "call-ledger."
 """How the labels begin by which drivers know what is theirs: a call has none of its own that begins so."""
 
@@ -145,7 +146,8 @@ class Spec(NamedTuple):
         else:
             record.pop("env", None)
         redact = self.redactor(environment).data
-        clean = {name: redact(value) for name, value in record.items()}  # a secret may read like an option's name
+        # A secret may read like an option's name; or like one of the few words that some options may be.
+        clean = {name: value if name in _WORDS else redact(value) for name, value in record.items()}
         if secret:
             clean["secret"] = {name: fingerprint(self.env[name]) for name in sorted(secret)}
         return clean

@@ -503,6 +503,7 @@ def test_the_name_of_a_file_may_be_any_bytes(tmp_path: Path) -> None:
         ["salvage", copy, "-o", f"{copy}2"],
     ):
         assert running.calls("--ledger", ledger, *words).status == 0, words
+    assert running.calls("ps", "--ledger", ledger).status == 0
 
 
 def test_a_runner_refuses_what_is_not_utf8_before_it_is_recorded(ledger: Path) -> None:

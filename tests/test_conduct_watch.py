@@ -187,6 +187,14 @@ def test_137_when_it_was_cache_that_has_reached_the_limit_is_the_programs_own(le
         assert (end(verdict), verdict.ended.oom) == ((State.ERROR, Reason.EXIT), None)
 
 
+def test_137_when_what_is_in_use_has_reached_the_limit_is_too(ledger: Path) -> None:
+    """Files in memory (tmpfs) are counted as cache, but no kernel can take them back."""
+    full = Sample(mem_peak_bytes=64 * MIB, mem_usage_bytes=64 * MIB, mem_cache_bytes=60 * MIB)
+    with Stage(ledger, exits(137, after=1.5), samples=[Sample(mem_peak_bytes=9 * MIB), full]) as stage:
+        verdict = stage.conduct(memory="64m")
+        assert (end(verdict), verdict.ended.oom) == ((State.KILLED, Reason.OOM), "likely")
+
+
 def test_the_highest_memory_of_long_ago_says_nothing_of_the_end(ledger: Path) -> None:
     samples = [Sample(mem_peak_bytes=64 * MIB)] * 6
     with Stage(ledger, exits(137, after=5.5), samples=samples) as stage:

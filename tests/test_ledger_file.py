@@ -171,6 +171,16 @@ def test_who_is_about_to_write_is_waited_for_before_wal_mode_is_set(
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_who_reads_for_long_does_not_keep_others_from_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ledger(tmp_path / "ledger.db").close()
+    plain(tmp_path / "ledger.db", "PRAGMA journal_mode = DELETE")
+    monkeypatch.setattr("ledger.sqlite.BUSY_MS", 1)
+    monkeypatch.setattr("ledger.sqlite._WRITER", ("PRAGMA busy_timeout = 1",))
+    with closing(door.sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+        other.execute("BEGIN").execute("SELECT count(*) FROM event").fetchone()
+        connect_writer(tmp_path / "ledger.db").close()
+
+
 # What is no ledger is refused in one line, and left alone.
 
 

@@ -65,6 +65,16 @@ def test_what_a_process_of_this_host_inherits(ledger: Path, monkeypatch: pytest.
         assert reader.show("@last")["spec"]["command"][-1] == MARK
 
 
+def test_the_name_of_a_driver_is_never_taken_for_a_secret(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nobody could take the call over."""
+    monkeypatch.setenv("BACKEND_KEY", "local")
+    with calls.Runner(ledger) as runner:
+        call = runner.run(None, ["echo", "local"], driver="local")
+    with Reader(ledger) as reader:
+        spec = reader.show(call.id)["spec"]
+    assert (spec["driver"], spec["command"]) == ("local", ["echo", MARK])
+
+
 def test_what_a_process_of_this_host_inherits_is_known_while_it_waits(
     ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

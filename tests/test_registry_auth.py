@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from driver.docker.auth import Credentials, find, of_call
-from driver.docker.engine import connect
+from driver.docker.engine import _check_context, connect
 from machine.errors import DriverError
 from machine.states import Reason
 
@@ -235,6 +235,14 @@ def test_a_context_that_is_not_there_is_not_replaced_by_another(
     with pytest.raises(DriverError, match="there is no docker context named gone") as refused:
         connect()
     assert refused.value.reason is Reason.ENGINE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["", None, "default"])
+def test_a_context_of_no_name_is_the_default(config: Config, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    for variable in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(variable, raising=False)
+    config({"currentContext": name})
+    _check_context()
 
 
 @pytest.mark.parametrize("host", ["npipe://", "npipe:////./pipe/docker_engine"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+from running import LIMIT, until
 
 import calls
 from calls.conduct import Conductor
@@ -47,3 +49,18 @@ def test_without_a_thread_for_it_a_call_is_refused_and_never_carried_out(
     assert (tmp_path / "ran").read_text() == "ran\n"
     with Reader(ledger) as reader:
         assert len(list(reader.calls())) == 1
+
+
+def test_a_call_that_another_thread_has_taken_is_carried_out_and_not_refused(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = ThreadPoolExecutor._adjust_thread_count
+
+    def none_left(pool: ThreadPoolExecutor) -> None:
+        begin(pool)
+        until(pool._work_queue.empty, "somebody to take it")
+        raise RuntimeError("can't start new thread")
+
+    with calls.Runner(ledger) as runner:
+        monkeypatch.setattr(runner.slots._threads, "_adjust_thread_count", partial(none_left, runner.slots._threads))
+        assert runner.submit(None, ["sleep", "0.2"], driver="local").result(LIMIT).state == "success"

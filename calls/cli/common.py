@@ -33,7 +33,9 @@ def takes_ledger(command: Command) -> Command:
     Only the long form: after `run`, -l is what people know from Docker as a label.
     """
 
-    @click.option("--ledger", metavar="FILE", help="The ledger; may stand before the command as well.")
+    @click.option(
+        "--ledger", type=click.Path(), metavar="FILE", help="The ledger; may stand before the command as well."
+    )
     @click.pass_context
     @functools.wraps(command)
     def placed(context: click.Context, /, ledger: str | None, **options: Any) -> Any:

@@ -174,14 +174,14 @@ class _Interrupts:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *MESSAGES))
 
     def _interrupt(self, *_: object) -> None:
-        self._leave_alone()
         self.count += 1
+        if self.count > 2:  # an engine that is silent, or output that nobody reads, holds us up
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._leave_alone()
         if self.count == 1:
             self._act(lambda: self._runner.cancel(self._future.id, via="interrupt"))
-        elif self.count == 2:
-            self._act(lambda: self._runner.kill(self._future.id, via="interrupt"))
         else:
-            os.kill(os.getpid(), signal.SIGKILL)  # an engine that is silent, or output that nobody reads, holds us up
+            self._act(lambda: self._runner.kill(self._future.id, via="interrupt"))
 
     def _leave_alone(self) -> None:
         if self._future.followed and not self._future.done():

@@ -65,7 +65,9 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--ledger", "-l", metavar="FILE", help="The ledger (default: CALLS_LEDGER, else by XDG).")
+@click.option(
+    "--ledger", "-l", type=click.Path(), metavar="FILE", help="The ledger (default: CALLS_LEDGER, else by XDG)."
+)
 @click.version_option(package_name="call-ledger", message="calls %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, ledger: str | None) -> None:

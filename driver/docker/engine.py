@@ -89,7 +89,7 @@ def _check_context() -> None:
     """A context that is not there is an error: docker-py would take the default socket in its place."""
     if os.environ.get("DOCKER_HOST"):
         return
-    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
+    name = os.environ.get("DOCKER_CONTEXT") or get_current_context_name() or "default"
     if ContextAPI.get_context(name) is None:
         message = f"there is no docker context named {name} (docker context ls names them)"
         raise DriverError(Reason.ENGINE_UNAVAILABLE, message)
