@@ -207,9 +207,8 @@ class Watch:
             self._recorder.apply(facts.Resumed())
             if self._awaiting_health:
                 self._watch_health()
-                self._alarms.set(
-                    "glance", self._clock.monotonic(), self._glance
-                )  # it may have become healthy meanwhile
+                # It may have become healthy meanwhile, which is not told again.
+                self._alarms.set("glance", self._clock.monotonic(), self._glance)
 
     def _output_ended(self, _: protocol.OutputEnded) -> None:
         self._conductor.output_ended()

@@ -215,7 +215,7 @@ def test_row_16_a_create_without_an_answer_is_not_asked_for_again_when_its_time_
 def test_row_16_without_an_attachment_nothing_is_started(
     stage: World, monkeypatch: pytest.MonkeyPatch, act: Act
 ) -> None:
-    monkeypatch.setattr(engine, "_PROMPT", 1)
+    monkeypatch.setattr(engine, "_TIMEOUT", 1)
     stage.engine.lie("POST", "/attach", act, times=None)
     told = stage.run("true")
     assert (told.verdict[:2], told.never_ran) == (("error", "start-refused"), True)

@@ -142,7 +142,7 @@ def attach(client: docker.APIClient, container: str, params: dict[str, Any]) -> 
     """A connection to its output, and with `stdin` to its input: the socket, or what stands for it."""
     url, upgrade = client._url("/containers/{0}/attach", container), {"Connection": "Upgrade", "Upgrade": "tcp"}  # noqa: SLF001
     params = client._attach_params(params)  # noqa: SLF001
-    answer = client._post(url, params=params, stream=True, headers=upgrade, timeout=_PROMPT)  # noqa: SLF001
+    answer = client._post(url, params=params, stream=True, headers=upgrade, timeout=_TIMEOUT)  # noqa: SLF001
     return client._get_raw_response_socket(answer)  # noqa: SLF001
 
 
