@@ -33,6 +33,7 @@ from machine.spec import EMPTY, Spec
 if TYPE_CHECKING:
     from calls.cleaner import Cleaner
     from calls.metrics import Exporter
+    from machine.secrets import Redactor
 
 MAX_CALLS = 256
 
@@ -215,7 +216,7 @@ class Runner:
         redactor = spec.redactor(inherited)
         if spec.idempotency_key and redactor.text(spec.idempotency_key) != spec.idempotency_key:
             raise SpecError("idempotency_key", "has a secret's value in it, and is recorded as it is; choose another")
-        submitted = self._submitted(future.id, spec, inherited)
+        submitted = self._submitted(future.id, spec, redactor)
         order = Order(future, spec, submitted, driver, pass_on, started, auth, redactor)
         if spec.idempotency_key and (known := self.ledger.keyed(spec.idempotency_key)):
             self.slots.follow(order, known)
@@ -228,14 +229,14 @@ class Runner:
             self.slots.begin(order, ticket)
         return future
 
-    def _submitted(self, uid: str, spec: Spec, inherited: Mapping[str, str]) -> facts.Submitted:
+    def _submitted(self, uid: str, spec: Spec, redactor: Redactor) -> facts.Submitted:
         return facts.Submitted(
             uid=uid,
             name=spec.name,
             idempotency_key=spec.idempotency_key,
             image=spec.image,
             driver=spec.driver,
-            spec=spec.record(fingerprinter(self.ledger.id), inherited),
+            spec=spec.record(fingerprinter(self.ledger.id), redactor),
             owner=self.owner,
         )
 

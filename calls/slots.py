@@ -55,8 +55,7 @@ class Slots:
             # It is in the queue all the same, for the next thread that there is; which may have taken it.
             if not order.future.cancel():
                 return
-            self._runner.roster.forget(order.future.id)
-            self._runner.admission.leave(ticket)
+            self._drop(order, ticket)
             raise DriverError(Reason.RESOURCES, f"no thread for the call: {error}") from error
 
     def undertake(self, future: CallFuture, conduct: Callable[[], Verdict]) -> None:
@@ -84,11 +83,15 @@ class Slots:
         started()
         return follow(self._runner.ledger.path, future.id)
 
+    def _drop(self, order: Order, ticket: Ticket) -> None:
+        """It will not be carried out, and nothing of it is recorded."""
+        self._runner.roster.forget(order.future.id)
+        self._runner.admission.leave(ticket)
+
     def _carry_out(self, order: Order, ticket: Ticket, waiting: Waiting | None) -> None:
         future, spec = order.future, order.spec
         if not future.set_running_or_notify_cancel() and waiting is None:
-            self._runner.roster.forget(future.id)
-            self._runner.admission.leave(ticket)
+            self._drop(order, ticket)
             return
         runner, clock = self._runner, self._runner.clock
         recorder = waiting.recorder if waiting else Recorder(runner.ledger, clock, order.redactor)

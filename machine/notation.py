@@ -34,9 +34,14 @@ SECURITY = ("no-new-privileges", "seccomp", "apparmor", "label")
 """What `--security-opt` can be about."""
 
 
+def is_utf8(given: str) -> bool:
+    """Whether nothing in it stands for bytes that are not UTF-8."""
+    return given.isascii() or given.encode(errors="replace").decode() == given
+
+
 def text(given: str) -> None:
     """Any text that can be written down."""
-    if not given.isascii() and given.encode(errors="replace").decode() != given:
+    if not is_utf8(given):
         raise ValueError("contains bytes that are not UTF-8: neither engine nor ledger can take them")
 
 

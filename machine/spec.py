@@ -137,15 +137,18 @@ class Spec(NamedTuple):
         """Finds this call's secrets wherever they turn up: arguments, messages, output."""
         return Redactor(self.secrets(environment))
 
-    def record(self, fingerprint: Callable[[str], str], environment: Mapping[str, str] = EMPTY) -> dict[str, Any]:
-        """The request as the ledger keeps it: only what was asked for, secrets as fingerprints."""
+    def record(self, fingerprint: Callable[[str], str], redactor: Redactor | None = None) -> dict[str, Any]:
+        """The request as the ledger keeps it: only what was asked for, secrets as fingerprints.
+
+        `redactor`: one that knows more than the spec's own secrets.
+        """
         record = self.asked()
         secret = self.secret_names()
         if plain := {name: value for name, value in self.env.items() if name not in secret}:
             record["env"] = plain
         else:
             record.pop("env", None)
-        redact = self.redactor(environment).data
+        redact = (redactor or self.redactor()).data
         # A secret may read like an option's name; or like one of the few words that some options may be.
         clean = {name: value if name in _WORDS else redact(value) for name, value in record.items()}
         if secret:

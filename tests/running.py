@@ -117,6 +117,11 @@ def let_pause_settle() -> None:
     time.sleep(1)
 
 
+def steps(call: str = "@last") -> list[str]:
+    """The kinds of its events, but for what a busy machine adds: a gap between samples."""
+    return [kind for kind in kinds(call) if kind != "gap"]
+
+
 def until_kind(call: str, kind: str) -> None:
     """Wait until the call has an event of this kind."""
 

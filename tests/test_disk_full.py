@@ -14,7 +14,7 @@ from conducting import Stage
 from failing import OTHER, SAMPLES, STEPS
 from invariants import invariants
 from ledgers import OWNER
-from running import IMAGE, RUN, STAY, fill, kinds, nothing_left, shown, under, until
+from running import IMAGE, RUN, STAY, fill, nothing_left, shown, steps, under, until
 from running import calls as said
 
 import calls
@@ -153,8 +153,7 @@ def test_a_disk_that_fills_up_while_a_process_runs(
     assert said("run", "--driver", "local", "--", "true").status == 0
     found = shown("@last-failed")
     assert (found["state"], found["reason"], found["exit_code"]) == ("error", "exit", 4)
-    told_of = [kind for kind in kinds(found["id"]) if kind != "gap"]
-    assert told_of[:5] == ["submitted", "prepared", "started", "failed", "cleaned"]
+    assert steps(found["id"])[:5] == ["submitted", "prepared", "started", "failed", "cleaned"]
     assert missing(path, "output") in (len(b"done\n"), len(b"up\ndone\n"))
     assert (list(path.parent.glob("*-spool-*")), invariants(path)) == ([], 2)
 
@@ -177,8 +176,7 @@ def test_a_disk_that_fills_up_while_a_container_runs(
         (path.parent / "filler").unlink()
         Ledger(path, owner=OTHER).close()
         assert (shown()["state"], shown()["reason"], shown()["exit_code"]) == ("error", "exit", 4)
-        told = [kind for kind in kinds() if kind != "gap"]
-        assert (told[:5], invariants(path)) == (["submitted", "prepared", "started", "failed", "cleaned"], 1)
+        assert (steps()[:5], invariants(path)) == (["submitted", "prepared", "started", "failed", "cleaned"], 1)
 
 
 # Held by somebody else.
@@ -224,5 +222,5 @@ def test_a_call_can_be_cancelled_while_the_ledger_cannot_be_written(
         with held(ledger):
             runner.cancel(future.id)
             assert future.result(60).state == "cancelled"
-    assert [kind for kind in kinds(future.id) if kind != "gap"][-3:] == ["signalled", "cancelled", "cleaned"]
+    assert steps(future.id)[-3:] == ["signalled", "cancelled", "cleaned"]
     assert (shown(future.id)["reason"], invariants(ledger)) == ("user", 1)

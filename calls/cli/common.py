@@ -60,7 +60,11 @@ def _check_texts(context: click.Context) -> None:
 def _is_utf8(given: Any) -> bool:
     if isinstance(given, tuple):
         return all(map(_is_utf8, given))
-    return not isinstance(given, str) or given.encode(errors="replace").decode() == given
+    if not isinstance(given, str) or given.isascii():
+        return True
+    from machine.notation import is_utf8  # few arguments need it
+
+    return is_utf8(given)
 
 
 def takes_calls(command: Command) -> Command:

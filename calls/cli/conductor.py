@@ -18,6 +18,7 @@ from calls.identity import requester
 from calls.outcome import FAILED, INTERRUPTED, Call, describe, exit_status
 from calls.runner import Runner
 from calls.slots import CallFuture
+from driver.scarcity import shortage
 from machine.errors import CallsError
 from machine.facts import SignalRequested
 from machine.signals import signal_name
@@ -50,9 +51,9 @@ def main(orders: int, answers: int) -> int:
     except CallsError as error:
         return _complain(str(error))
     except RuntimeError as error:
-        if "thread" not in str(error):
+        if shortage(error) is None:
             raise
-        return _complain(str(error))  # there are too many of them
+        return _complain(str(error))
 
 
 def _conduct(ledger: str | None, spec: Spec, answers: int | None, *, as_json: bool, terminal: bool) -> int:
